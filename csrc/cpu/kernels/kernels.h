@@ -1,0 +1,165 @@
+#pragma once
+
+// The CPU kernels: plain structs of pointers in, no torch, one table of functions per instruction set.
+//
+// Two kernels carry the library. gather-reduce (segment_sum, segment_max) reads rows, combines those of a
+// segment and writes one row; the forward pass runs it over the table with bags as segments, the backward
+// pass over the output's gradient with the lookups of a table row as segments. A plain lookup is the case
+// without a reduction (lookup), and gradients of weights and norms are reductions over columns.
+//
+// A kernel runs over a range of segments or lookups, so that the caller shares out the work. An index
+// outside the table is skipped and its position noted; the caller throws.
+
+#include <policies/numbers.h>
+#include <policies/types.h>
+
+#include <atomic>
+#include <cstdint>
+
+namespace myemb {
+
+// Remembers the least position of an index that is out of range; shared by the threads of one call.
+class BadIndex {
+ public:
+  static constexpr int64_t kNone = INT64_MAX;
+  MYEMB_INLINE void note(int64_t position) {
+    int64_t seen = position_.load(std::memory_order_relaxed);
+    while (position < seen && !position_.compare_exchange_weak(seen, position)) {
+    }
+  }
+  MYEMB_INLINE int64_t position() const { return position_.load(); }
+
+ private:
+  std::atomic<int64_t> position_{kNone};
+};
+
+// int32 or int64 indices, as the caller has them.
+struct Indices {
+  const void* data;
+  bool is_int64;
+  int64_t count;
+};
+
+// A matrix of rows to read: the table, or the gradient of the output. Strides are in elements.
+struct Rows {
+  const void* data;
+  Dtype dtype;
+  int64_t count;
+  int64_t dim;
+  int64_t row_stride;
+  int64_t column_stride;
+};
+
+// Segment s holds the lookups [begin(s), end(s)) of `total`.
+struct Segments {
+  const int64_t* starts;  // null: every segment has `length` lookups
+  int64_t starts_count;   // count, or count + 1
+  int64_t length;
+  int64_t count;
+  int64_t total;
+  MYEMB_INLINE int64_t begin(int64_t s) const { return starts ? starts[s] : s * length; }
+  MYEMB_INLINE int64_t end(int64_t s) const {
+    if (!starts) return (s + 1) * length;
+    return s + 1 < starts_count ? starts[s + 1] : total;
+  }
+};
+
+// out[out_row(s)] = sum over the lookups i of segment s of weight_i * rows[index_i], averaged on demand.
+struct SegmentSum {
+  Rows rows;
+  Indices indices;
+  Segments segments;
+  const void* weights;       // accumulator type, one per lookup; null: 1
+  int64_t padding_idx;       // lookups of this row are left out; -1: none
+  bool average;              // divide by the number of lookups that were not left out
+  const int64_t* positions;  // mode max's gradient: lookup i adds only the columns d with
+  const int64_t* lookups;    //   positions[index_i][d] == lookups[i]; null: all columns
+  const int64_t* out_rows;   // null: segment s is row s
+  void* out;                 // dtype of rows, contiguous
+  BadIndex* bad;
+};
+
+// out[s] = max over the segment, with the position of the lookup that gave it.
+struct SegmentMax {
+  Rows rows;
+  Indices indices;
+  Segments segments;
+  const void* weights;
+  int64_t padding_idx;
+  void* out;
+  int64_t* positions;  // (segments, dim); null: not wanted
+  BadIndex* bad;
+};
+
+// out[i] = rows[index_i], bytes as they are.
+struct Lookup {
+  const char* table;
+  int64_t num_rows;
+  int64_t dim;
+  int64_t element_size;
+  int64_t row_stride;  // in elements
+  int64_t column_stride;
+  Indices indices;
+  char* out;
+  BadIndex* bad;
+};
+
+// out[i] = scale_i * <left[left_index_i], right[index_i]>: the gradient of per_sample_weights.
+struct RowDot {
+  Rows left;
+  Rows right;
+  const int64_t* left_indices;
+  Indices indices;
+  const void* scales;        // accumulator type; null: 1
+  int64_t padding_idx;       // such lookups get zero
+  const int64_t* positions;  // as in SegmentSum, with lookup i itself
+  void* out;                 // accumulator type
+  BadIndex* bad;
+};
+
+// Scales the rows whose norm exceeds max_norm; indices are distinct and valid.
+struct RowRenorm {
+  void* data;
+  Dtype dtype;
+  int64_t dim;
+  int64_t row_stride;
+  int64_t column_stride;
+  const int64_t* indices;
+  double max_norm;
+  double norm_type;
+};
+
+struct Kernels {
+  void (*segment_sum)(const SegmentSum&, int64_t begin, int64_t end);
+  // The sum of chunk `chunk` of segment `segment` into a row of accumulators; returns how many lookups it
+  // added. For a segment that several threads share.
+  int64_t (*segment_sum_chunk)(const SegmentSum&, int64_t segment, int64_t chunk, void* partial);
+  // Adds up the chunks' rows left to right and stores the segment's row.
+  void (*segment_sum_combine)(const SegmentSum&, int64_t segment, const void* partials,
+                              int64_t chunks, int64_t counted);
+  void (*segment_max)(const SegmentMax&, int64_t begin, int64_t end);
+  void (*lookup)(const Lookup&, int64_t begin, int64_t end);
+  void (*row_dot)(const RowDot&, int64_t begin, int64_t end);
+  void (*row_renorm)(const RowRenorm&, int64_t begin, int64_t end);
+};
+
+// The table for the instruction set that at::get_cpu_capability() names; chosen once per process.
+const Kernels& kernels();
+
+#define MYEMB_DECLARE_KERNELS(isa)                                                          \
+  namespace isa {                                                                           \
+  void segment_sum(const SegmentSum&, int64_t, int64_t);                                    \
+  int64_t segment_sum_chunk(const SegmentSum&, int64_t, int64_t, void*);                    \
+  void segment_sum_combine(const SegmentSum&, int64_t, const void*, int64_t, int64_t);      \
+  void segment_max(const SegmentMax&, int64_t, int64_t);                                    \
+  void lookup(const Lookup&, int64_t, int64_t);                                             \
+  void row_dot(const RowDot&, int64_t, int64_t);                                            \
+  void row_renorm(const RowRenorm&, int64_t, int64_t);                                      \
+  }
+
+MYEMB_DECLARE_KERNELS(baseline)
+MYEMB_DECLARE_KERNELS(avx2)
+MYEMB_DECLARE_KERNELS(avx512)
+#undef MYEMB_DECLARE_KERNELS
+
+}  // namespace myemb
