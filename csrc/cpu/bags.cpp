@@ -1,0 +1,94 @@
+#include <cpu/bags.h>
+
+#include <cpu/parallel.h>
+#include <cpu/tensors.h>
+#include <myemb/ops.h>
+
+#include <ATen/ops/empty.h>
+
+namespace myemb {
+namespace {
+
+// Bag by bag: the bag of each lookup, and its weight with the mean's division taken in.
+template <typename A, typename Index>
+void fill_sources(const CpuBags& bags, const Index* indices, bool average, int64_t begin, int64_t end,
+                  int64_t* bag_of, A* weight_of) {
+  const auto* weights = static_cast<const A*>(bags.weights_data());
+  for (int64_t bag = begin; bag < end; ++bag) {
+    const int64_t first = bags.segments.begin(bag), last = bags.segments.end(bag);
+    int64_t counted = 0;
+    for (int64_t i = first; i < last; ++i) {
+      bag_of[i] = bag;
+      counted += static_cast<int64_t>(indices[i]) != bags.padding_idx;
+    }
+    if (!weight_of) continue;
+    const A divisor = average ? static_cast<A>(std::max<int64_t>(counted, 1)) : A(1);
+    for (int64_t i = first; i < last; ++i) weight_of[i] = (weights ? weights[i] : A(1)) / divisor;
+  }
+}
+
+}  // namespace
+
+CpuBags::CpuBags(const BagArguments& arguments, std::optional<int64_t> padding_idx, int64_t num_weights,
+                 at::ScalarType values)
+    : padding_idx(wrap_padding_idx(padding_idx ? std::optional<c10::SymInt>(*padding_idx) : std::nullopt,
+                                   num_weights)
+                      .expect_int()),
+      indices_(kernel_indices(arguments.indices)) {
+  indices = indices_of(indices_);
+  if (arguments.offsets) {
+    offsets_ = arguments.offsets->to(at::kLong).contiguous();
+    const int64_t* starts = offsets_.const_data_ptr<int64_t>();
+    const int64_t count = offsets_.numel();
+    check_offsets(starts, count, indices.count, arguments.include_last_offset);
+    segments = {starts, count, 0, count - (arguments.include_last_offset ? 1 : 0), indices.count};
+  } else {
+    segments = {nullptr, 0, arguments.indices.size(1), arguments.indices.size(0), indices.count};
+  }
+  if (arguments.per_sample_weights) {
+    weights = arguments.per_sample_weights->to(accumulator_type(values)).contiguous().view(-1);
+  }
+}
+
+LookupSources lookup_sources(const CpuBags& bags, bool average, at::ScalarType accumulator) {
+  LookupSources sources;
+  sources.bags = std::make_unique_for_overwrite<int64_t[]>(bags.indices.count);
+  if (average || bags.weights.defined()) {
+    sources.weights = at::empty({bags.indices.count}, accumulator);
+  }
+  const auto fill = [&]<typename A>(A* weights) {
+    visit_indices(bags.indices, [&](const auto* indices) {
+      parallel_segments(bags.segments, 1, [&](int64_t begin, int64_t end) {
+        fill_sources(bags, indices, average, begin, end, sources.bags.get(), weights);
+      });
+    });
+  };
+  if (accumulator == at::kDouble) {
+    fill(sources.weights.defined() ? sources.weights.mutable_data_ptr<double>() : nullptr);
+  } else {
+    fill(sources.weights.defined() ? sources.weights.mutable_data_ptr<float>() : nullptr);
+  }
+  return sources;
+}
+
+void check_offsets(const int64_t* offsets, int64_t count, int64_t num_lookups, bool include_last_offset) {
+  if (count == 0) {
+    TORCH_CHECK(num_lookups == 0, "embedding_bag: offsets is empty, so none of the ", num_lookups,
+                " indices belongs to a bag");
+    return;
+  }
+  TORCH_CHECK(offsets[0] == 0,
+              "offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to start from position "
+              "0. However, got ", offsets[0]);
+  TORCH_CHECK(offsets[count - 1] <= num_lookups, "offsets[-1] can not be greater than input's length ",
+              num_lookups, " but got offsets[-1] of ", offsets[count - 1]);
+  for (int64_t i = 1; i < count; ++i) {
+    TORCH_CHECK(offsets[i - 1] <= offsets[i], "embedding_bag: offsets must not decrease, but offsets[", i - 1,
+                "] is ", offsets[i - 1], " and offsets[", i, "] is ", offsets[i]);
+  }
+  TORCH_CHECK(!include_last_offset || offsets[count - 1] == num_lookups,
+              "include_last_offset: offsets[-1] has to be input's length ", num_lookups, " but got ",
+              offsets[count - 1]);
+}
+
+}  // namespace myemb

@@ -1,0 +1,36 @@
+#include <cpu/kernels/kernels.h>
+
+#include <myemb/ops.h>
+
+#include <ATen/Version.h>
+
+namespace myemb {
+namespace {
+
+#define MYEMB_KERNELS(isa)                                                             \
+  Kernels {                                                                            \
+    isa::segment_sum, isa::segment_sum_chunk, isa::segment_sum_combine,                \
+        isa::segment_max, isa::lookup, isa::row_dot, isa::row_renorm                   \
+  }
+
+Kernels choose_kernels() {
+#ifdef MYEMB_X86_KERNELS
+  const std::string capability = cpu_capability();
+  if (capability == "AVX512") return MYEMB_KERNELS(avx512);
+  if (capability == "AVX2") return MYEMB_KERNELS(avx2);
+#endif
+  return MYEMB_KERNELS(baseline);
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels chosen = choose_kernels();
+  return chosen;
+}
+
+std::string cpu_capability() {
+  return at::get_cpu_capability();  // reads ATEN_CPU_CAPABILITY
+}
+
+}  // namespace myemb

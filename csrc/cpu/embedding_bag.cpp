@@ -1,0 +1,85 @@
+#include <cpu/bags.h>
+#include <cpu/parallel.h>
+#include <cpu/tensors.h>
+#include <myemb/ops.h>
+
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <array>
+
+namespace myemb {
+namespace {
+
+using OptionalIndex = std::optional<int64_t>;
+
+at::Tensor sum_bags(const at::Tensor& weight, const CpuBags& bags, bool average) {
+  const at::Tensor out = at::empty({bags.segments.count, weight.size(1)}, weight.options());
+  BadIndex bad;
+  run_segment_sum({
+      .rows = rows_of(weight),
+      .indices = bags.indices,
+      .segments = bags.segments,
+      .weights = bags.weights_data(),
+      .padding_idx = bags.padding_idx,
+      .average = average,
+      .positions = nullptr,
+      .lookups = nullptr,
+      .out_rows = nullptr,
+      .out = out.mutable_data_ptr(),
+      .bad = &bad,
+  });
+  check_lookups(bad, bags.indices, weight.size(0), "embedding_bag");
+  return out;
+}
+
+// The positions are computed only if wanted, and undefined otherwise.
+std::tuple<at::Tensor, at::Tensor> max_bags(const at::Tensor& weight, const CpuBags& bags,
+                                            bool want_positions) {
+  const std::array<int64_t, 2> shape{bags.segments.count, weight.size(1)};
+  const at::Tensor out = at::empty(shape, weight.options());
+  const at::Tensor positions =
+      want_positions ? at::empty(shape, weight.options().dtype(at::kLong)) : at::Tensor();
+  BadIndex bad;
+  run_segment_max({
+      .rows = rows_of(weight),
+      .indices = bags.indices,
+      .segments = bags.segments,
+      .weights = bags.weights_data(),
+      .padding_idx = bags.padding_idx,
+      .out = out.mutable_data_ptr(),
+      .positions = want_positions ? positions.mutable_data_ptr<int64_t>() : nullptr,
+      .bad = &bad,
+  });
+  check_lookups(bad, bags.indices, weight.size(0), "embedding_bag");
+  return {out, positions};
+}
+
+at::Tensor embedding_bag_cpu(const at::Tensor& weight, const at::Tensor& indices,
+                             const OptionalTensor& offsets, bool scale_grad_by_freq, int64_t mode,
+                             bool sparse, const OptionalTensor& per_sample_weights,
+                             bool include_last_offset, OptionalIndex padding_idx) {
+  const BagArguments arguments{indices, offsets, per_sample_weights, include_last_offset};
+  check_embedding_bag_arguments(weight, arguments, mode, scale_grad_by_freq, sparse);
+  const CpuBags bags(arguments, padding_idx, weight.size(0), weight.scalar_type());
+  if (mode == static_cast<int64_t>(BagMode::Max)) return std::get<0>(max_bags(weight, bags, false));
+  return sum_bags(weight, bags, mode == static_cast<int64_t>(BagMode::Mean));
+}
+
+std::tuple<at::Tensor, at::Tensor> embedding_bag_max_cpu(
+    const at::Tensor& weight, const at::Tensor& indices, const OptionalTensor& offsets,
+    const OptionalTensor& per_sample_weights, bool include_last_offset, OptionalIndex padding_idx) {
+  const BagArguments arguments{indices, offsets, per_sample_weights, include_last_offset};
+  check_embedding_bag_arguments(weight, arguments, static_cast<int64_t>(BagMode::Max), false, false);
+  const CpuBags bags(arguments, padding_idx, weight.size(0), weight.scalar_type());
+  return max_bags(weight, bags, true);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(myemb, CPU, m) {
+  m.impl("embedding_bag", &embedding_bag_cpu);
+  m.impl("embedding_bag_max", &embedding_bag_max_cpu);
+}
+
+}  // namespace myemb

@@ -1,0 +1,43 @@
+#pragma once
+
+// How the work of one call is shared among threads. The results do not depend on it: see policies/numbers.h.
+
+#include <cpu/kernels/kernels.h>
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <functional>
+
+namespace myemb {
+
+// The least number of elements that are worth a thread: ATen's grain size.
+inline constexpr int64_t kGrain = 32768;
+
+// Into how many parts work of so many elements is worth splitting: at most one for each thread, and one
+// inside another parallel region.
+inline int64_t parts_for(int64_t elements) {
+  if (elements < 2 * kGrain || at::in_parallel_region()) return 1;
+  return std::min<int64_t>(at::get_num_threads(), elements / kGrain);
+}
+
+// Runs f(begin, end) over [0, count) in equal parts, given how many elements they stand for in all.
+template <typename F>
+void parallel_ranges(int64_t count, int64_t elements, const F& f) {
+  const int64_t parts = parts_for(elements);
+  if (parts == 1) return f(int64_t{0}, count);
+  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+    for (int64_t p = first; p < last; ++p) f(p * count / parts, (p + 1) * count / parts);
+  });
+}
+
+// Run a kernel over all its segments, in parts of about as many lookups. A segment so long that it would
+// hold up the others is cut at chunk borders and shared.
+void run_segment_sum(const SegmentSum& args);
+void run_segment_max(const SegmentMax& args);
+
+// Runs f(begin, end) over ranges of segments that hold about as many lookups each.
+void parallel_segments(const Segments& segments, int64_t elements_per_lookup,
+                       const std::function<void(int64_t, int64_t)>& f);
+
+}  // namespace myemb
