@@ -1,0 +1,49 @@
+#pragma once
+
+// The checks of arguments that every backend and the meta kernels share. They look at shapes, dtypes and
+// devices and never at values, so they hold for fake tensors and symbolic sizes.
+//
+// The texts are those of torch.nn.functional and ATen, so that a program that matches on them keeps working.
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/SymInt.h>
+
+#include <optional>
+
+namespace myemb {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+// The lookups of an embedding_bag call as its schema has them; what every op of the family takes.
+struct BagArguments {
+  const at::Tensor& indices;
+  const OptionalTensor& offsets;
+  const OptionalTensor& per_sample_weights;
+  bool include_last_offset;
+
+  c10::SymInt num_bags() const;
+};
+
+// A plain lookup: a 2-D table of any dtype and integer indices of any shape.
+void check_embedding(const at::Tensor& weight, const at::Tensor& indices);
+
+void check_embedding_dense_backward(const at::Tensor& grad_output, const at::Tensor& indices);
+
+void check_embedding_renorm(const at::Tensor& self, const at::Tensor& indices);
+
+// All arguments of embedding_bag but padding_idx, in the order in which PyTorch checks them. mode is a BagMode as integer.
+void check_embedding_bag_arguments(const at::Tensor& weight, const BagArguments& bags, int64_t mode,
+                                   bool scale_grad_by_freq, bool sparse);
+
+// The lookups, grad_output (B, D), and positions (B, D) exactly in mode max.
+void check_bag_gradient(const at::Tensor& grad_output, const OptionalTensor& positions,
+                        const BagArguments& bags, int64_t mode);
+
+// A table (V, D) whose D and dtype are those of the gradient.
+void check_weight_of_gradient(const at::Tensor& grad_output, const at::Tensor& weight);
+
+// padding_idx of embedding_bag as a row of the table, or -1 for none. Throws unless in [-V, V).
+c10::SymInt wrap_padding_idx(const std::optional<c10::SymInt>& padding_idx,
+                             const c10::SymInt& num_weights);
+
+}  // namespace myemb

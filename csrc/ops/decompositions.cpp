@@ -1,0 +1,167 @@
+#include <ops/decompositions.h>
+
+#include <myemb/ops.h>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/searchsorted.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <ops/sparse_rows.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <limits>
+
+namespace myemb {
+namespace {
+
+// fp32 for 16-bit values: sums are rounded once here, too.
+at::Tensor to_accumulator(const at::Tensor& values) {
+  return values.scalar_type() == at::kDouble ? values : values.to(at::kFloat);
+}
+
+// The bag of each lookup, (N). Of bags that start at the same place all but the last are empty.
+at::Tensor bag_of_lookup(const BagArguments& bags) {
+  const auto options = bags.indices.options().dtype(at::kLong);
+  if (!bags.offsets) {
+    const c10::SymInt count = bags.indices.sym_size(0), length = bags.indices.sym_size(1);
+    return at::arange(count, options).unsqueeze(1).expand_symint({count, length}).reshape({-1});
+  }
+  at::Tensor starts = bags.offsets->to(at::kLong);
+  if (bags.include_last_offset) starts = starts.slice_symint(0, 0, bags.num_bags());
+  const at::Tensor positions = at::arange(bags.indices.sym_size(0), options);
+  return at::searchsorted(starts, positions, /*out_int32=*/false, /*right=*/true) - 1;
+}
+
+at::Tensor sum_rows(const at::Tensor& rows, const at::Tensor& bag_of, const c10::SymInt& num_bags) {
+  return at::zeros_symint({num_bags, rows.sym_size(1)}, rows.options()).index_add(0, bag_of, rows);
+}
+
+// Which lookups count: all but those of padding_idx.
+at::Tensor is_counted(const at::Tensor& lookups, const c10::SymInt& padding_idx) {
+  if (padding_idx.sym_lt(0).guard_bool(__FILE__, __LINE__)) {
+    return at::full_like(lookups, 1, lookups.options().dtype(at::kBool));
+  }
+  return lookups.ne(padding_idx.expect_int());
+}
+
+// How many lookups of each bag count, at least 1: the divisor of a mean, (B, 1).
+at::Tensor bag_counts(const at::Tensor& keep, const at::Tensor& bag_of, const c10::SymInt& num_bags,
+                      at::ScalarType type) {
+  return sum_rows(keep.to(type).unsqueeze(1), bag_of, num_bags).clamp_min(1);
+}
+
+// Where each maximum comes from, (B, D), -1 for an empty bag. Only a greater value replaces one: the first
+// of equals wins, and a NaN wins only at the start of its bag, which makes it +inf here and -inf elsewhere.
+at::Tensor max_positions(const at::Tensor& rows, const at::Tensor& keep, const at::Tensor& bag_of,
+                         const c10::SymInt& num_bags) {
+  const at::Tensor values = rows.detach();
+  const c10::SymInt count = rows.sym_size(0), dim = rows.sym_size(1);
+  const at::Tensor position = at::arange(count, bag_of.options());
+  const at::Tensor none = at::full_like(position, std::numeric_limits<int64_t>::max());
+  const at::Tensor first =
+      at::zeros_symint({num_bags}, bag_of.options())
+          .scatter_reduce(0, bag_of, at::where(keep, position, none), "amin", /*include_self=*/false);
+  const at::Tensor is_first = (first.index_select(0, bag_of) == position).unsqueeze(1);
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const at::Tensor ranked = at::where(values.isnan(), at::where(is_first, inf, -inf), values)
+                                .masked_fill(keep.logical_not().unsqueeze(1), -inf);
+  const at::Tensor columns = bag_of.unsqueeze(1).expand_symint({count, dim});
+  const at::Tensor top = at::zeros_symint({num_bags, dim}, ranked.options())
+                             .scatter_reduce(0, columns, ranked, "amax", /*include_self=*/false);
+  const at::Tensor wins = (ranked == top.index_select(0, bag_of)).logical_and(keep.unsqueeze(1));
+  const at::Tensor winners = at::where(wins, position.unsqueeze(1), none.unsqueeze(1));
+  const at::Tensor argmax =
+      at::zeros_symint({num_bags, dim}, bag_of.options())
+          .sub(1)
+          .scatter_reduce(0, columns, winners, "amin", /*include_self=*/false);
+  return at::where(argmax == std::numeric_limits<int64_t>::max(), -1, argmax);
+}
+
+}  // namespace
+
+bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors) {
+  using c10::DispatchKey;
+  if (c10::impl::tls_is_dispatch_key_included(DispatchKey::FuncTorchDynamicLayerBackMode) ||
+      c10::impl::tls_is_dispatch_key_included(DispatchKey::FuncTorchDynamicLayerFrontMode)) {
+    return true;
+  }
+  for (const at::Tensor* tensor : tensors) {
+    if (tensor->defined() && tensor->_fw_grad(/*level=*/0).defined()) return true;
+  }
+  return false;
+}
+
+at::Tensor decompose_embedding(const at::Tensor& weight, const at::Tensor& indices,
+                               const c10::SymInt& padding_idx, bool scale_grad_by_freq) {
+  const at::Tensor lookups = indices.to(at::kLong);
+  const at::Tensor rows = at::embedding_symint(weight, lookups, -1, scale_grad_by_freq, /*sparse=*/false);
+  if (padding_idx.sym_lt(0).guard_bool(__FILE__, __LINE__)) return rows;
+  // The row is returned and its derivative is zero, in every mode of differentiation and for every batch.
+  const at::Tensor is_padding = lookups.eq(padding_idx.expect_int()).unsqueeze(-1);
+  return at::where(is_padding, rows.detach(), rows);
+}
+
+at::Tensor decompose_embedding_bag(const at::Tensor& weight, const BagArguments& bags, int64_t mode,
+                                   const c10::SymInt& padding_idx, bool scale_grad_by_freq) {
+  const at::Tensor bag_of = bag_of_lookup(bags);
+  const c10::SymInt num_bags = bags.num_bags();
+  const at::Tensor lookups = bags.indices.reshape({-1}).to(at::kLong);
+  const at::Tensor keep = is_counted(lookups, padding_idx);
+  at::Tensor rows =
+      to_accumulator(decompose_embedding(weight, lookups, padding_idx, scale_grad_by_freq));
+  if (bags.per_sample_weights) {
+    rows = rows * to_accumulator(bags.per_sample_weights->reshape({-1})).unsqueeze(1);
+  }
+  at::Tensor out;
+  if (mode == static_cast<int64_t>(BagMode::Max)) {
+    out = gather_positions(rows, at::arange(lookups.sym_size(0), lookups.options()),
+                           max_positions(rows, keep, bag_of, num_bags), std::nullopt);
+  } else {
+    // where, not a product with the mask: a padding row may hold NaN
+    out = sum_rows(at::where(keep.unsqueeze(1), rows, 0), bag_of, num_bags);
+    if (mode == static_cast<int64_t>(BagMode::Mean)) {
+      out = out / bag_counts(keep, bag_of, num_bags, out.scalar_type());
+    }
+  }
+  return out.to(weight.scalar_type());
+}
+
+at::Tensor gather_positions(const at::Tensor& weight, const at::Tensor& indices,
+                            const at::Tensor& positions, const OptionalTensor& per_sample_weights) {
+  const at::Tensor is_empty = positions.lt(0);
+  const at::Tensor lookups = indices.reshape({-1}).to(at::kLong);
+  if (lookups.sym_numel() == 0) {  // every bag is empty: keep the graph, gather nothing
+    return at::zeros_symint(positions.sym_sizes(), weight.options()) + weight.sum() * 0;
+  }
+  const at::Tensor valid = positions.clamp_min(0);
+  const auto shape = positions.sym_sizes();
+  const at::Tensor rows = lookups.index_select(0, valid.reshape({-1})).reshape_symint(shape);
+  at::Tensor out = to_accumulator(weight.gather(0, rows));
+  if (per_sample_weights) {
+    const at::Tensor weights = per_sample_weights->reshape({-1}).index_select(0, valid.reshape({-1}));
+    out = out * to_accumulator(weights).reshape_symint(shape);
+  }
+  return at::where(is_empty, 0, out).to(weight.scalar_type());
+}
+
+at::Tensor decompose_sparse_values(const at::Tensor& grad_output, const BagArguments& bags,
+                                   const c10::SymInt& num_weights, bool scale_grad_by_freq, int64_t mode,
+                                   const c10::SymInt& padding_idx) {
+  const at::Tensor bag_of = bag_of_lookup(bags);
+  const at::Tensor lookups = bags.indices.reshape({-1}).to(at::kLong);
+  const at::Tensor keep = is_counted(lookups, padding_idx);
+  at::Tensor values = to_accumulator(grad_output.index_select(0, bag_of));
+  if (bags.per_sample_weights) {
+    values = values * to_accumulator(bags.per_sample_weights->reshape({-1})).unsqueeze(1);
+  }
+  if (mode == static_cast<int64_t>(BagMode::Mean)) {
+    values = values / bag_counts(keep, bag_of, bags.num_bags(), values.scalar_type()).index_select(0, bag_of);
+  }
+  if (scale_grad_by_freq) values = values * inverse_frequency(lookups, num_weights, values.scalar_type());
+  return at::where(keep.unsqueeze(1), values, 0).to(grad_output.scalar_type());
+}
+
+}  // namespace myemb

@@ -1,0 +1,180 @@
+// embedding and its gradient: what they are for autograd, fake tensors and transforms.
+
+#include <myemb/ops.h>
+#include <ops/checks.h>
+#include <ops/decompositions.h>
+#include <ops/sparse_rows.h>
+#include <ops/typed_op.h>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/_sparse_coo_tensor_unsafe.h>
+#include <ATen/ops/ones.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+namespace myemb {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+at::Tensor embedding_meta(const at::Tensor& weight, const at::Tensor& indices,
+                          c10::SymInt /*padding_idx*/, bool /*scale_grad_by_freq*/, bool /*sparse*/) {
+  check_embedding(weight, indices);
+  c10::SymDimVector shape(indices.sym_sizes().begin(), indices.sym_sizes().end());
+  shape.push_back(weight.sym_size(1));
+  return weight.new_empty_symint(shape);
+}
+
+at::Tensor embedding_dense_backward_meta(const at::Tensor& grad_output, const at::Tensor& indices,
+                                         c10::SymInt num_weights, c10::SymInt /*padding_idx*/,
+                                         bool /*scale_grad_by_freq*/) {
+  check_embedding_dense_backward(grad_output, indices);
+  return grad_output.new_empty_symint({num_weights, grad_output.sym_size(-1)});
+}
+
+// An entry for each lookup but padding, in input order. Differentiable in grad, which is why ATen builds it.
+at::Tensor sparse_gradient(const at::Tensor& grad_output, const at::Tensor& indices,
+                           const c10::SymInt& num_weights, const c10::SymInt& padding_idx,
+                           bool scale_grad_by_freq) {
+  at::Tensor lookups = indices.reshape({-1}).to(at::kLong);
+  at::Tensor values = grad_output.reshape_symint({lookups.sym_size(0), grad_output.sym_size(-1)});
+  if (scale_grad_by_freq) {
+    const at::Tensor scale = inverse_frequency(lookups, num_weights, values.scalar_type());
+    values = (values * scale).to(values.scalar_type());
+  }
+  return sparse_rows(lookups, values, num_weights, padding_idx);
+}
+
+class EmbeddingFunction : public torch::autograd::Function<EmbeddingFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& weight, const at::Tensor& indices,
+                            const c10::SymInt& padding_idx, bool scale_grad_by_freq, bool sparse) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const at::Tensor out = myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse);
+    ctx->save_for_backward({indices});
+    ctx->saved_data["num_weights"] = weight.sym_size(0);
+    ctx->saved_data["padding_idx"] = padding_idx;
+    ctx->saved_data["scale_grad_by_freq"] = scale_grad_by_freq;
+    ctx->saved_data["sparse"] = sparse;
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const at::Tensor indices = ctx->get_saved_variables()[0];
+    const c10::SymInt num_weights = ctx->saved_data["num_weights"].toSymInt();
+    const c10::SymInt padding_idx = ctx->saved_data["padding_idx"].toSymInt();
+    const bool scale_grad_by_freq = ctx->saved_data["scale_grad_by_freq"].toBool();
+    const bool sparse = ctx->saved_data["sparse"].toBool();
+    const at::Tensor grad_weight =
+        sparse ? sparse_gradient(grads[0], indices, num_weights, padding_idx, scale_grad_by_freq)
+               : myemb::embedding_dense_backward(grads[0], indices, num_weights, padding_idx, scale_grad_by_freq);
+    return {grad_weight, {}, {}, {}, {}};
+  }
+};
+
+at::Tensor embedding_autograd(const at::Tensor& weight, const at::Tensor& indices,
+                              c10::SymInt padding_idx, bool scale_grad_by_freq, bool sparse) {
+  if (needs_decomposition({&weight})) {
+    check_embedding(weight, indices);
+    return decompose_embedding(weight, indices, padding_idx, scale_grad_by_freq);
+  }
+  if (!at::GradMode::is_enabled() || !weight.requires_grad()) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse);
+  }
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !weight.is_complex(),
+      "embedding does not support automatic differentiation for outputs with complex dtype.");
+  return EmbeddingFunction::apply(weight, indices, padding_idx, scale_grad_by_freq, sparse);
+}
+
+// The gradient is linear in grad_output: lookup i adds grad_output[i] / count to its row. Its own gradient
+// is therefore the lookup, weighted in the same way and zero at padding: an embedding_bag of bags of one.
+class EmbeddingDenseBackwardFunction : public torch::autograd::Function<EmbeddingDenseBackwardFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& grad_output, const at::Tensor& indices,
+                            const c10::SymInt& num_weights, const c10::SymInt& padding_idx,
+                            bool scale_grad_by_freq) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    ctx->save_for_backward({indices});
+    ctx->saved_data["num_weights"] = num_weights;
+    ctx->saved_data["padding_idx"] = padding_idx;
+    ctx->saved_data["scale_grad_by_freq"] = scale_grad_by_freq;
+    return myemb::embedding_dense_backward(grad_output, indices, num_weights, padding_idx, scale_grad_by_freq);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const at::Tensor indices = ctx->get_saved_variables()[0];
+    const c10::SymInt padding_idx = ctx->saved_data["padding_idx"].toSymInt();
+    const at::Tensor lookups = indices.reshape({-1, 1});
+    OptionalTensor scale;
+    if (ctx->saved_data["scale_grad_by_freq"].toBool()) {
+      scale = inverse_frequency(lookups.squeeze(1), ctx->saved_data["num_weights"].toSymInt(),
+                                grads[0].scalar_type());
+    }
+    const bool padded = padding_idx.sym_ge(0).guard_bool(__FILE__, __LINE__);
+    const at::Tensor rows = myemb::embedding_bag(grads[0], lookups, std::nullopt, false, 0, false, scale, false,
+                                          padded ? std::optional(padding_idx) : std::nullopt);
+    c10::SymDimVector shape(indices.sym_sizes().begin(), indices.sym_sizes().end());
+    shape.push_back(grads[0].sym_size(1));
+    return {rows.reshape_symint(shape), {}, {}, {}, {}};
+  }
+};
+
+at::Tensor embedding_dense_backward_autograd(const at::Tensor& grad_output, const at::Tensor& indices,
+                                             c10::SymInt num_weights, c10::SymInt padding_idx,
+                                             bool scale_grad_by_freq) {
+  return EmbeddingDenseBackwardFunction::apply(grad_output, indices, num_weights, padding_idx,
+                                               scale_grad_by_freq);
+}
+
+}  // namespace
+
+// The count is itself a gradient: that of a table of one column, each lookup adding one.
+at::Tensor inverse_frequency(const at::Tensor& lookups, const c10::SymInt& num_weights,
+                             at::ScalarType type) {
+  const auto options = lookups.options().dtype(type == at::kDouble ? at::kDouble : at::kFloat);
+  const at::Tensor ones = at::ones_symint({lookups.sym_size(0), 1}, options);
+  const at::Tensor counts = myemb::embedding_dense_backward(ones, lookups, num_weights);
+  return myemb::embedding(counts, lookups).reciprocal();
+}
+
+at::Tensor sparse_rows(const at::Tensor& lookups, const at::Tensor& values,
+                       const c10::SymInt& num_weights, const c10::SymInt& padding_idx) {
+  at::Tensor rows = lookups, entries = values;
+  if (padding_idx.sym_ge(0).guard_bool(__FILE__, __LINE__)) {
+    const at::Tensor kept = lookups.ne(padding_idx.expect_int()).nonzero().squeeze(1);
+    rows = rows.index_select(0, kept);
+    entries = entries.index_select(0, kept);
+  }
+  return at::_sparse_coo_tensor_unsafe_symint(rows.unsqueeze(0), entries,
+                                              {num_weights, values.sym_size(1)},
+                                              values.options().layout(at::kSparse));
+}
+
+at::Tensor embedding(const at::Tensor& weight, const at::Tensor& indices, c10::SymInt padding_idx,
+                     bool scale_grad_by_freq, bool sparse) {
+  static const auto op = typed_op<decltype(embedding)>("myemb::embedding");
+  return op.call(weight, indices, std::move(padding_idx), scale_grad_by_freq, sparse);
+}
+
+at::Tensor embedding_dense_backward(const at::Tensor& grad_output, const at::Tensor& indices,
+                                    c10::SymInt num_weights, c10::SymInt padding_idx,
+                                    bool scale_grad_by_freq) {
+  static const auto op = typed_op<decltype(embedding_dense_backward)>("myemb::embedding_dense_backward");
+  return op.call(grad_output, indices, std::move(num_weights), std::move(padding_idx), scale_grad_by_freq);
+}
+
+TORCH_LIBRARY_IMPL(myemb, Meta, m) {
+  m.impl("embedding", &embedding_meta);
+  m.impl("embedding_dense_backward", &embedding_dense_backward_meta);
+}
+
+TORCH_LIBRARY_IMPL(myemb, Autograd, m) {
+  m.impl("embedding", &embedding_autograd);
+  m.impl("embedding_dense_backward", &embedding_dense_backward_autograd);
+}
+
+}  // namespace myemb

@@ -1,0 +1,60 @@
+// The schemas of torch.ops.myemb: the table of contents of this library. What an op is (meta kernel,
+// autograd) is in the file of its family beside this one; how it is computed, in csrc/cpu and cuda.
+
+#include <myemb/ops.h>
+
+#include <torch/library.h>
+
+namespace myemb {
+
+bool has_cuda() {
+#ifdef MYEMB_WITH_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
+
+TORCH_LIBRARY(myemb, m) {
+  const std::vector<at::Tag> pure{at::Tag::pt2_compliant_tag};
+  m.def(
+      "embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, "
+      "bool sparse=False) -> Tensor",
+      pure);
+  m.def(
+      "embedding_dense_backward(Tensor grad_output, Tensor indices, SymInt num_weights, "
+      "SymInt padding_idx=-1, bool scale_grad_by_freq=False) -> Tensor",
+      pure);
+  // The tag lets functionalization treat the returned alias as it treats ATen's in-place ops.
+  m.def(
+      "embedding_renorm_(Tensor(a!) self, Tensor indices, float max_norm, float norm_type=2.0) "
+      "-> Tensor(a!)",
+      {at::Tag::pt2_compliant_tag, at::Tag::inplace});
+  m.def(
+      "embedding_bag(Tensor weight, Tensor indices, Tensor? offsets=None, bool scale_grad_by_freq=False, "
+      "int mode=0, bool sparse=False, Tensor? per_sample_weights=None, bool include_last_offset=False, "
+      "SymInt? padding_idx=None) -> Tensor",
+      pure);
+  m.def(
+      "embedding_bag_max(Tensor weight, Tensor indices, Tensor? offsets=None, "
+      "Tensor? per_sample_weights=None, bool include_last_offset=False, SymInt? padding_idx=None) "
+      "-> (Tensor output, Tensor positions)",
+      pure);
+  m.def(
+      "embedding_bag_dense_backward(Tensor grad_output, Tensor indices, Tensor? offsets, "
+      "Tensor? positions, SymInt num_weights, bool scale_grad_by_freq, int mode, "
+      "Tensor? per_sample_weights, bool include_last_offset, SymInt? padding_idx) -> Tensor",
+      pure);
+  m.def(
+      "embedding_bag_sparse_backward(Tensor grad_output, Tensor indices, Tensor? offsets, "
+      "SymInt num_weights, bool scale_grad_by_freq, int mode, Tensor? per_sample_weights, "
+      "bool include_last_offset, SymInt? padding_idx) -> Tensor",
+      pure);
+  m.def(
+      "embedding_bag_per_sample_weights_backward(Tensor grad_output, Tensor weight, Tensor indices, "
+      "Tensor? offsets, Tensor? positions, int mode, bool include_last_offset, SymInt? padding_idx) "
+      "-> Tensor",
+      pure);
+}
+
+}  // namespace myemb

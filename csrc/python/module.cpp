@@ -1,0 +1,74 @@
+// myemb._C: the way into the dispatcher for small calls. torch.ops parses arguments against the schema at
+// run time; these entries are typed, so that a lookup of a few rows costs what torch's own costs.
+
+#include <myemb/ops.h>
+
+#include <pybind11/pybind11.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
+
+namespace {
+
+namespace py = pybind11;
+
+// Runs f without the GIL, which backward and other threads may want, and turns c10 exceptions into the
+// Python classes that torch has for them.
+template <typename F>
+auto call(const F& f) {
+  HANDLE_TH_ERRORS
+  const py::gil_scoped_release no_gil;
+  return f();
+  END_HANDLE_TH_ERRORS_PYBIND
+}
+
+using OptionalTensor = std::optional<at::Tensor>;
+using OptionalIndex = std::optional<int64_t>;
+
+std::optional<c10::SymInt> symbolic(const OptionalIndex& index) {
+  return index ? std::optional<c10::SymInt>(*index) : std::nullopt;
+}
+
+at::Tensor embedding(const at::Tensor& weight, const at::Tensor& indices, int64_t padding_idx,
+                     bool scale_grad_by_freq, bool sparse) {
+  return call([&] { return myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse); });
+}
+
+at::Tensor embedding_bag(const at::Tensor& weight, const at::Tensor& indices, const OptionalTensor& offsets,
+                         bool scale_grad_by_freq, int64_t mode, bool sparse,
+                         const OptionalTensor& per_sample_weights, bool include_last_offset,
+                         const OptionalIndex& padding_idx) {
+  return call([&] {
+    return myemb::embedding_bag(weight, indices, offsets, scale_grad_by_freq, mode, sparse,
+                                per_sample_weights, include_last_offset, symbolic(padding_idx));
+  });
+}
+
+at::Tensor embedding_renorm_(at::Tensor weight, const at::Tensor& indices, double max_norm,
+                             double norm_type) {
+  return call([&] { return myemb::embedding_renorm_(weight, indices, max_norm, norm_type); });
+}
+
+void check_embedding_bag(const at::Tensor& weight, const at::Tensor& indices, const OptionalTensor& offsets,
+                         int64_t mode, bool scale_grad_by_freq, bool sparse,
+                         const OptionalTensor& per_sample_weights, bool include_last_offset,
+                         const OptionalIndex& padding_idx) {
+  call([&] {
+    myemb::check_embedding_bag(weight, indices, offsets, mode, scale_grad_by_freq, sparse,
+                               per_sample_weights, include_last_offset, symbolic(padding_idx));
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Typed entries to torch.ops.myemb for small calls, and facts of the build.";
+  m.attr("version") = MYEMB_VERSION;
+  m.attr("torch_version") = MYEMB_TORCH_VERSION;
+  m.def("has_cuda", &myemb::has_cuda);
+  m.def("cpu_capability", &myemb::cpu_capability);
+  m.def("count_parallel_threads", &myemb::count_parallel_threads);
+  m.def("embedding", &embedding);
+  m.def("embedding_bag", &embedding_bag);
+  m.def("embedding_renorm_", &embedding_renorm_);
+  m.def("check_embedding_bag", &check_embedding_bag);
+}
