@@ -11,12 +11,12 @@
 namespace myemb {
 namespace {
 
-at::Tensor embedding_cuda(const at::Tensor& weight, const at::Tensor& indices, int64_t /*padding_idx*/,
-                          bool /*scale_grad_by_freq*/, bool /*sparse*/) {
+at::Tensor embedding_cuda(const at::Tensor& weight, const at::Tensor& indices,
+                          int64_t /*padding_idx*/, bool /*scale_grad_by_freq*/, bool /*sparse*/) {
   check_embedding(weight, indices);
   const c10::cuda::CUDAGuard guard(weight.device());
-  at::Tensor table = weight.resolve_conj().resolve_neg();
-  if (table.size(1) > 1 && table.stride(1) != 1) table = table.contiguous();
+  const bool packed = weight.size(1) <= 1 || weight.stride(1) == 1;
+  const at::Tensor table = packed ? weight : weight.contiguous();
   const bool is_int32 = indices.scalar_type() == at::kInt;
   const at::Tensor lookups = (is_int32 ? indices : indices.to(at::kLong)).contiguous();
   at::DimVector shape(indices.sizes().begin(), indices.sizes().end());

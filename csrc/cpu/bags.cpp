@@ -11,8 +11,8 @@ namespace {
 
 // Bag by bag: the bag of each lookup, and its weight with the mean's division taken in.
 template <typename A, typename Index>
-void fill_sources(const CpuBags& bags, const Index* indices, bool average, int64_t begin, int64_t end,
-                  int64_t* bag_of, A* weight_of) {
+void fill_sources(const CpuBags& bags, const Index* indices, bool average, int64_t begin,
+                  int64_t end, int64_t* bag_of, A* weight_of) {
   const auto* weights = static_cast<const A*>(bags.weights_data());
   for (int64_t bag = begin; bag < end; ++bag) {
     const int64_t first = bags.segments.begin(bag), last = bags.segments.end(bag);
@@ -29,11 +29,12 @@ void fill_sources(const CpuBags& bags, const Index* indices, bool average, int64
 
 }  // namespace
 
-CpuBags::CpuBags(const BagArguments& arguments, std::optional<int64_t> padding_idx, int64_t num_weights,
-                 at::ScalarType values)
-    : padding_idx(wrap_padding_idx(padding_idx ? std::optional<c10::SymInt>(*padding_idx) : std::nullopt,
-                                   num_weights)
-                      .expect_int()),
+CpuBags::CpuBags(const BagArguments& arguments, std::optional<int64_t> padding_idx,
+                 int64_t num_weights, at::ScalarType values)
+    : padding_idx(
+          wrap_padding_idx(padding_idx ? std::optional<c10::SymInt>(*padding_idx) : std::nullopt,
+                           num_weights)
+              .expect_int()),
       indices_(kernel_indices(arguments.indices)) {
   indices = indices_of(indices_);
   if (arguments.offsets) {
@@ -71,24 +72,29 @@ LookupSources lookup_sources(const CpuBags& bags, bool average, at::ScalarType a
   return sources;
 }
 
-void check_offsets(const int64_t* offsets, int64_t count, int64_t num_lookups, bool include_last_offset) {
+void check_offsets(const int64_t* offsets, int64_t count, int64_t num_lookups,
+                   bool include_last_offset) {
   if (count == 0) {
     TORCH_CHECK(num_lookups == 0, "embedding_bag: offsets is empty, so none of the ", num_lookups,
                 " indices belongs to a bag");
     return;
   }
-  TORCH_CHECK(offsets[0] == 0,
-              "offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to start from position "
-              "0. However, got ", offsets[0]);
-  TORCH_CHECK(offsets[count - 1] <= num_lookups, "offsets[-1] can not be greater than input's length ",
-              num_lookups, " but got offsets[-1] of ", offsets[count - 1]);
+  TORCH_CHECK(
+      offsets[0] == 0,
+      "offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to start from position "
+      "0. However, got ",
+      offsets[0]);
+  TORCH_CHECK(offsets[count - 1] <= num_lookups,
+              "offsets[-1] can not be greater than input's length ", num_lookups,
+              " but got offsets[-1] of ", offsets[count - 1]);
   for (int64_t i = 1; i < count; ++i) {
-    TORCH_CHECK(offsets[i - 1] <= offsets[i], "embedding_bag: offsets must not decrease, but offsets[", i - 1,
-                "] is ", offsets[i - 1], " and offsets[", i, "] is ", offsets[i]);
+    TORCH_CHECK(offsets[i - 1] <= offsets[i],
+                "embedding_bag: offsets must not decrease, but offsets[", i - 1, "] is ",
+                offsets[i - 1], " and offsets[", i, "] is ", offsets[i]);
   }
   TORCH_CHECK(!include_last_offset || offsets[count - 1] == num_lookups,
-              "include_last_offset: offsets[-1] has to be input's length ", num_lookups, " but got ",
-              offsets[count - 1]);
+              "include_last_offset: offsets[-1] has to be input's length ", num_lookups,
+              " but got ", offsets[count - 1]);
 }
 
 }  // namespace myemb

@@ -7,10 +7,10 @@
 namespace myemb {
 namespace {
 
-#define MYEMB_KERNELS(isa)                                                             \
-  Kernels {                                                                            \
-    isa::segment_sum, isa::segment_sum_chunk, isa::segment_sum_combine,                \
-        isa::segment_max, isa::lookup, isa::row_dot, isa::row_renorm                   \
+#define MYEMB_KERNELS(isa)                                                                \
+  Kernels {                                                                               \
+    isa::segment_sum, isa::segment_sum_chunk, isa::segment_sum_combine, isa::segment_max, \
+        isa::lookup, isa::row_dot, isa::row_renorm                                        \
   }
 
 Kernels choose_kernels() {
@@ -23,6 +23,8 @@ Kernels choose_kernels() {
 }
 
 }  // namespace
+
+#undef MYEMB_KERNELS
 
 const Kernels& kernels() {
   static const Kernels chosen = choose_kernels();

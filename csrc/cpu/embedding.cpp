@@ -10,22 +10,21 @@
 namespace myemb {
 namespace {
 
-at::Tensor embedding_cpu(const at::Tensor& weight, const at::Tensor& indices, int64_t /*padding_idx*/,
-                         bool /*scale_grad_by_freq*/, bool /*sparse*/) {
+at::Tensor embedding_cpu(const at::Tensor& weight, const at::Tensor& indices,
+                         int64_t /*padding_idx*/, bool /*scale_grad_by_freq*/, bool /*sparse*/) {
   check_embedding(weight, indices);
-  const at::Tensor table = weight.resolve_conj().resolve_neg();
   const at::Tensor lookups = kernel_indices(indices);
   at::DimVector shape(indices.sizes().begin(), indices.sizes().end());
-  shape.push_back(table.size(1));
-  const at::Tensor out = at::empty(shape, table.options());
+  shape.push_back(weight.size(1));
+  const at::Tensor out = at::empty(shape, weight.options());
   BadIndex bad;
   const Lookup args{
-      .table = static_cast<const char*>(table.const_data_ptr()),
-      .num_rows = table.size(0),
-      .dim = table.size(1),
-      .element_size = static_cast<int64_t>(table.element_size()),
-      .row_stride = table.stride(0),
-      .column_stride = table.size(1) > 1 ? table.stride(1) : 1,
+      .table = static_cast<const char*>(weight.const_data_ptr()),
+      .num_rows = weight.size(0),
+      .dim = weight.size(1),
+      .element_size = static_cast<int64_t>(weight.element_size()),
+      .row_stride = weight.stride(0),
+      .column_stride = weight.size(1) > 1 ? weight.stride(1) : 1,
       .indices = indices_of(lookups),
       .out = static_cast<char*>(out.mutable_data_ptr()),
       .bad = &bad,
@@ -41,10 +40,11 @@ at::Tensor embedding_dense_backward_cpu(const at::Tensor& grad_output, const at:
                                         bool scale_grad_by_freq) {
   check_embedding_dense_backward(grad_output, indices);
   const at::Tensor lookups = kernel_indices(indices);
-  const at::Tensor grad = grad_output.reshape({lookups.numel(), grad_output.size(-1)});
+  const at::Tensor grad = grad_output.contiguous().view({lookups.numel(), grad_output.size(-1)});
   const RowGroups groups =
       group_by_row(indices_of(lookups), num_weights, padding_idx, "embedding_dense_backward");
-  const GradientSource source{.grad_output = grad, .bags = nullptr, .weights = {}, .positions = nullptr};
+  const GradientSource source{
+      .grad_output = grad, .bags = nullptr, .weights = {}, .positions = nullptr};
   return dense_gradient(source, groups, num_weights, scale_grad_by_freq);
 }
 

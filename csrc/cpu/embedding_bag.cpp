@@ -70,9 +70,24 @@ std::tuple<at::Tensor, at::Tensor> embedding_bag_max_cpu(
     const at::Tensor& weight, const at::Tensor& indices, const OptionalTensor& offsets,
     const OptionalTensor& per_sample_weights, bool include_last_offset, OptionalIndex padding_idx) {
   const BagArguments arguments{indices, offsets, per_sample_weights, include_last_offset};
-  check_embedding_bag_arguments(weight, arguments, static_cast<int64_t>(BagMode::Max), false, false);
+  check_embedding_bag_arguments(weight, arguments, static_cast<int64_t>(BagMode::Max), false,
+                                false);
   const CpuBags bags(arguments, padding_idx, weight.size(0), weight.scalar_type());
   return max_bags(weight, bags, true);
+}
+
+at::Tensor checked_offsets_cpu(const at::Tensor& offsets, int64_t num_lookups,
+                               bool include_last_offset) {
+  check_offsets_arguments(offsets);
+  const at::Tensor starts =
+      offsets.to(at::kLong, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+  const int64_t count = starts.size(-1);
+  for (int64_t i = 0; i < starts.numel() / std::max<int64_t>(count, 1); ++i) {
+    check_offsets(starts.const_data_ptr<int64_t>() + i * count, count, num_lookups,
+                  include_last_offset);
+  }
+  if (count == 0) check_offsets(nullptr, 0, num_lookups, include_last_offset);
+  return starts;
 }
 
 }  // namespace
@@ -80,6 +95,7 @@ std::tuple<at::Tensor, at::Tensor> embedding_bag_max_cpu(
 TORCH_LIBRARY_IMPL(myemb, CPU, m) {
   m.impl("embedding_bag", &embedding_bag_cpu);
   m.impl("embedding_bag_max", &embedding_bag_max_cpu);
+  m.impl("checked_offsets", &checked_offsets_cpu);
 }
 
 }  // namespace myemb

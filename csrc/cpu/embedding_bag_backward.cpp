@@ -28,7 +28,7 @@ at::Tensor dense_backward_cpu(const at::Tensor& grad_output, const at::Tensor& i
   const RowGroups groups =
       group_by_row(bags.indices, num_weights, bags.padding_idx, "embedding_bag_dense_backward");
   const LookupSources sources = lookup_sources(bags, is_mean(mode), accumulator_type(type));
-  const at::Tensor grad = positions ? grad_output.contiguous() : grad_output;
+  const at::Tensor grad = grad_output.contiguous();
   const at::Tensor argmax = positions ? positions->contiguous() : at::Tensor();
   const GradientSource source{
       .grad_output = grad,
@@ -57,7 +57,8 @@ void scale_by_frequency(LookupSources& sources, const CpuBags& bags, int64_t num
                         at::ScalarType accumulator) {
   const RowGroups groups =
       group_by_row(bags.indices, num_weights, bags.padding_idx, "embedding_bag_sparse_backward");
-  if (!sources.weights.defined()) sources.weights = at::empty({bags.indices.count}, accumulator).fill_(1);
+  if (!sources.weights.defined())
+    sources.weights = at::empty({bags.indices.count}, accumulator).fill_(1);
   if (accumulator == at::kDouble) {
     divide_by_frequency(groups, sources.weights.mutable_data_ptr<double>());
   } else {
@@ -78,17 +79,19 @@ at::Tensor sparse_backward_cpu(const at::Tensor& grad_output, const at::Tensor& 
   LookupSources sources = lookup_sources(bags, is_mean(mode), accumulator_type(type));
   if (scale_grad_by_freq) scale_by_frequency(sources, bags, num_weights, accumulator_type(type));
   const int64_t no_bag = grad_output.size(0), count = bags.indices.count;
-  if (bags.padding_idx >= 0) {
-    visit_indices(bags.indices, [&](const auto* data) {
-      for (int64_t i = 0; i < count; ++i) {
-        if (static_cast<int64_t>(data[i]) == bags.padding_idx) sources.bags[i] = no_bag;
-      }
-    });
-  }
-  const at::Tensor values = at::empty({count, grad_output.size(1)}, grad_output.options());
-  Rows rows = rows_of(grad_output);
-  rows.count += 1;
   BadIndex bad;
+  visit_indices(bags.indices, [&](const auto* data) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t index = data[i];
+      if (index < 0 || index >= num_weights) bad.note(i);
+      if (index == bags.padding_idx) sources.bags[i] = no_bag;
+    }
+  });
+  check_lookups(bad, bags.indices, num_weights, "embedding_bag_sparse_backward");
+  const at::Tensor values = at::empty({count, grad_output.size(1)}, grad_output.options());
+  const at::Tensor grad = grad_output.contiguous();
+  Rows rows = rows_of(grad);
+  rows.count += 1;
   run_segment_sum({
       .rows = rows,
       .indices = {sources.bags.get(), /*is_int64=*/true, count},

@@ -37,8 +37,8 @@ at::Tensor grouped_weights(const GradientSource& source, const RowGroups& groups
 
 }  // namespace
 
-at::Tensor dense_gradient(const GradientSource& source, const RowGroups& groups, int64_t num_weights,
-                          bool average) {
+at::Tensor dense_gradient(const GradientSource& source, const RowGroups& groups,
+                          int64_t num_weights, bool average) {
   const at::Tensor& grad = source.grad_output;
   const at::Tensor gradient = at::zeros({num_weights, grad.size(1)}, grad.options());
   const auto bags = grouped_bags(source, groups);

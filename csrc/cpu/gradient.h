@@ -17,9 +17,9 @@ struct GradientSource {
   const int64_t* positions;       // (B, D) of embedding_bag_max; null: every column counts
 };
 
-// (num_weights, D): for each row of groups the weighted sum of its lookups' gradients, divided by their
-// number if average; zero elsewhere.
-at::Tensor dense_gradient(const GradientSource& source, const RowGroups& groups, int64_t num_weights,
-                          bool average);
+// (num_weights, D): for each row of groups the weighted sum of its lookups' gradients, divided by
+// their number if average; zero elsewhere.
+at::Tensor dense_gradient(const GradientSource& source, const RowGroups& groups,
+                          int64_t num_weights, bool average);
 
 }  // namespace myemb

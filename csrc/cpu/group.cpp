@@ -8,13 +8,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 #include <vector>
 
 namespace myemb {
 namespace {
 
-// One lookup in 64 bits, row above position. Sorting by row alone keeps positions in input order because a
-// radix sort is stable.
+// One lookup in 64 bits, row above position. Sorting by row alone keeps positions in input order
+// because a radix sort is stable.
 struct KeyFormat {
   int row_bits;
   int position_bits;
@@ -27,13 +28,16 @@ struct KeyFormat {
   }
 };
 
-int bits_of(int64_t count) { return static_cast<int>(std::bit_width(static_cast<uint64_t>(count))); }
+int bits_of(int64_t count) {
+  return static_cast<int>(std::bit_width(static_cast<uint64_t>(count)));
+}
 
 using Keys = std::unique_ptr<uint64_t[]>;
 
 // Below this, the histograms of a radix pass cost more than comparing.
 constexpr int64_t kComparisonSort = 256;
-constexpr int kMaxDigitBits = 11;  // 2,048 counters: a page fault less than 12 bits, and still in L1
+constexpr int kMaxDigitBits =
+    11;  // 2,048 counters: a page fault less than 12 bits, and still in L1
 
 // Padding lookups get the row after the last, so that they end up behind all others.
 template <typename Index>
@@ -48,8 +52,8 @@ void fill_keys(const Index* indices, const Indices& lookups, int64_t num_rows, i
   });
 }
 
-// One stable pass on the digit at `shift`. Every part counts its own range, and the offsets run over digits
-// first and parts second, so the result does not depend on how many parts there are.
+// One stable pass on the digit at `shift`. Every part counts its own range, and the offsets run
+// over digits first and parts second, so the result does not depend on how many parts there are.
 void radix_pass(const uint64_t* from, uint64_t* to, int64_t count, int shift, int digit_bits,
                 int64_t parts) {
   const int64_t buckets = int64_t{1} << digit_bits;
@@ -71,7 +75,8 @@ void radix_pass(const uint64_t* from, uint64_t* to, int64_t count, int shift, in
   at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       int64_t* next = offsets.data() + p * buckets;
-      for (int64_t i = range(p); i < range(p + 1); ++i) to[next[(from[i] >> shift) & mask]++] = from[i];
+      for (int64_t i = range(p); i < range(p + 1); ++i)
+        to[next[(from[i] >> shift) & mask]++] = from[i];
     }
   });
 }
@@ -87,12 +92,14 @@ void sort_keys(Keys& keys, int64_t count, const KeyFormat& format) {
   const int64_t parts = parts_for(count);
   Keys other = std::make_unique_for_overwrite<uint64_t[]>(count);
   for (int pass = 0; pass < passes; ++pass) {
-    radix_pass(keys.get(), other.get(), count, format.position_bits + pass * digit_bits, digit_bits, parts);
+    radix_pass(keys.get(), other.get(), count, format.position_bits + pass * digit_bits, digit_bits,
+               parts);
     std::swap(keys, other);
   }
 }
 
-RowGroups groups_of(const uint64_t* keys, int64_t count, int64_t num_rows, const KeyFormat& format) {
+RowGroups groups_of(const uint64_t* keys, int64_t count, int64_t num_rows,
+                    const KeyFormat& format) {
   RowGroups groups;
   while (count > 0 && format.row(keys[count - 1]) == num_rows) --count;  // padding
   groups.lookups = count;
@@ -113,7 +120,9 @@ RowGroups groups_of(const uint64_t* keys, int64_t count, int64_t num_rows, const
 
 }  // namespace
 
-RowGroups group_by_row(const Indices& indices, int64_t num_rows, int64_t padding_idx, const char* op) {
+RowGroups group_by_row(const Indices& indices, int64_t num_rows, int64_t padding_idx,
+                       const char* op) {
+  TORCH_CHECK(num_rows >= 0, op, ": num_weights must not be negative, but is ", num_rows);
   const KeyFormat format{bits_of(num_rows), bits_of(indices.count)};
   TORCH_CHECK(format.row_bits + format.position_bits <= 64, op, ": ", indices.count, " lookups in ",
               num_rows, " rows are more than 64 bits can number");

@@ -1,7 +1,7 @@
 #pragma once
 
-// Group by row: which lookups touch which row of the table. Everything that accumulates into rows (dense
-// and coalesced gradients, frequency counts, max_norm) starts here.
+// Group by row: which lookups touch which row of the table. Everything that accumulates into rows
+// (dense and coalesced gradients, frequency counts, max_norm) starts here.
 
 #include <cpu/kernels/kernels.h>
 
@@ -19,8 +19,9 @@ struct RowGroups {
   Segments segments() const { return {starts.get(), count + 1, 0, count, lookups}; }
 };
 
-// A stable radix sort of the lookups on as many bits as num_rows has. Throws c10::IndexError, in the words
-// of `op`, for an index outside [0, num_rows).
-RowGroups group_by_row(const Indices& indices, int64_t num_rows, int64_t padding_idx, const char* op);
+// A stable radix sort of the lookups on as many bits as num_rows has. Throws c10::IndexError, in
+// the words of `op`, for an index outside [0, num_rows).
+RowGroups group_by_row(const Indices& indices, int64_t num_rows, int64_t padding_idx,
+                       const char* op);
 
 }  // namespace myemb

@@ -38,8 +38,8 @@ std::vector<int64_t> balanced_borders(const Segments& segments, int64_t parts) {
   return borders;
 }
 
-// The segments that are worth sharing among threads, ascending. One longer than a part's share always lies
-// across a border.
+// The segments that are worth sharing among threads, ascending. One longer than a part's share
+// always lies across a border.
 std::vector<int64_t> long_segments(const Segments& segments, const std::vector<int64_t>& borders) {
   const int64_t parts = static_cast<int64_t>(borders.size()) - 1;
   const int64_t threshold = std::max(2 * kChunk, total_cost(segments) / (2 * parts));
@@ -75,7 +75,8 @@ void parallel_segments(const Segments& segments, int64_t elements_per_lookup,
   const int64_t parts = parts_for(total_cost(segments) * elements_per_lookup);
   if (parts == 1) return f(0, segments.count);
   const auto borders = balanced_borders(segments, parts);
-  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) { f(borders[first], borders[last]); });
+  at::parallel_for(0, parts, 1,
+                   [&](int64_t first, int64_t last) { f(borders[first], borders[last]); });
 }
 
 void run_segment_sum(const SegmentSum& args) {

@@ -1,6 +1,7 @@
 #pragma once
 
-// How the work of one call is shared among threads. The results do not depend on it: see policies/numbers.h.
+// How the work of one call is shared among threads. The results do not depend on it: see
+// policies/numbers.h.
 
 #include <cpu/kernels/kernels.h>
 
@@ -14,8 +15,8 @@ namespace myemb {
 // The least number of elements that are worth a thread: ATen's grain size.
 inline constexpr int64_t kGrain = 32768;
 
-// Into how many parts work of so many elements is worth splitting: at most one for each thread, and one
-// inside another parallel region.
+// Into how many parts work of so many elements is worth splitting: at most one for each thread, and
+// one inside another parallel region.
 inline int64_t parts_for(int64_t elements) {
   if (elements < 2 * kGrain || at::in_parallel_region()) return 1;
   return std::min<int64_t>(at::get_num_threads(), elements / kGrain);
@@ -31,8 +32,8 @@ void parallel_ranges(int64_t count, int64_t elements, const F& f) {
   });
 }
 
-// Run a kernel over all its segments, in parts of about as many lookups. A segment so long that it would
-// hold up the others is cut at chunk borders and shared.
+// Run a kernel over all its segments, in parts of about as many lookups. A segment so long that it
+// would hold up the others is cut at chunk borders and shared.
 void run_segment_sum(const SegmentSum& args);
 void run_segment_max(const SegmentMax& args);
 

@@ -17,7 +17,8 @@ namespace {
 // Complex rows, which the kernels do not know, by ATen.
 void renorm_complex(at::Tensor& self, const at::Tensor& rows, double max_norm, double norm_type) {
   const at::Tensor values = self.index_select(0, rows);
-  const at::Tensor norms = at::linalg_vector_norm(values, norm_type, at::IntArrayRef{1}, /*keepdim=*/true);
+  const at::Tensor norms =
+      at::linalg_vector_norm(values, norm_type, at::IntArrayRef{1}, /*keepdim=*/true);
   const at::Tensor scales = at::where(norms > max_norm, max_norm / (norms + kRenormEpsilon), 1.0);
   self.index_copy_(0, rows, values * scales);
 }
@@ -30,7 +31,8 @@ at::Tensor& embedding_renorm_cpu_(at::Tensor& self, const at::Tensor& indices, d
   const RowGroups groups = group_by_row(indices_of(lookups), self.size(0), -1, "embedding_renorm_");
   if (groups.count == 0) return self;
   if (self.is_complex()) {
-    renorm_complex(self, at::from_blob(groups.rows.get(), {groups.count}, at::kLong), max_norm, norm_type);
+    renorm_complex(self, at::from_blob(groups.rows.get(), {groups.count}, at::kLong), max_norm,
+                   norm_type);
     return self;
   }
   const RowRenorm args{

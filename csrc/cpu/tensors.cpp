@@ -27,7 +27,7 @@ at::ScalarType accumulator_type(at::ScalarType type) {
 }
 
 Rows rows_of(const at::Tensor& matrix) {
-  return {matrix.const_data_ptr(), dtype_of(matrix),  matrix.size(0),
+  return {matrix.const_data_ptr(), dtype_of(matrix), matrix.size(0),
           matrix.size(1),          matrix.stride(0), matrix.size(1) > 1 ? matrix.stride(1) : 1};
 }
 
@@ -44,12 +44,13 @@ Indices indices_of(const at::Tensor& kernel_indices) {
 void check_lookups(const BadIndex& bad, const Indices& indices, int64_t num_rows, const char* op) {
   const int64_t position = bad.position();
   if (position == BadIndex::kNone) return;
-  const int64_t index = visit_indices(indices, [&](const auto* data) -> int64_t { return data[position]; });
+  const int64_t index =
+      visit_indices(indices, [&](const auto* data) -> int64_t { return data[position]; });
   if (std::strncmp(op, "embedding_bag", 13) == 0) {
     TORCH_CHECK(false, "Index ", position, " of input takes value ", index,
                 " which is not in the valid range [0, ", num_rows, ") of ", op);
   }
-  TORCH_CHECK_INDEX(false, "index out of range in self: ", op, ": index ", index, " at position ", position,
+  TORCH_CHECK_INDEX(false, "index out of range in self: index ", index, " at position ", position,
                     " is not in [0, ", num_rows, ")");
 }
 

@@ -47,13 +47,14 @@ void check_per_sample_weights_type(const at::Tensor& weights, const at::Tensor& 
 void check_offsets_shape(const BagArguments& bags) {
   const at::Tensor& indices = bags.indices;
   if (indices.dim() == 2) {
-    TORCH_CHECK_VALUE(!bags.offsets,
-                      "if input is 2D, then offsets has to be None, as input is treated is a mini-batch of "
-                      "fixed length sequences. However, found offsets of type <class 'torch.Tensor'>");
+    TORCH_CHECK_VALUE(
+        !bags.offsets,
+        "if input is 2D, then offsets has to be None, as input is treated is a mini-batch of "
+        "fixed length sequences. However, found offsets of type <class 'torch.Tensor'>");
     return;
   }
-  TORCH_CHECK_VALUE(indices.dim() == 1, "input has to be 1D or 2D Tensor, but got Tensor of dimension ",
-                    indices.dim());
+  TORCH_CHECK_VALUE(indices.dim() == 1,
+                    "input has to be 1D or 2D Tensor, but got Tensor of dimension ", indices.dim());
   TORCH_CHECK_VALUE(bags.offsets, "offsets has to be a 1D Tensor but got None");
   TORCH_CHECK_VALUE(bags.offsets->dim() == 1, "offsets has to be a 1D Tensor");
 }
@@ -157,6 +158,12 @@ void check_bag_gradient(const at::Tensor& grad_output, const OptionalTensor& pos
                              positions->sym_sizes() == grad_output.sym_sizes()),
               "embedding_bag: positions must be int64 of the shape of grad_output ",
               grad_output.sym_sizes());
+  if (positions) check_same_device(grad_output, *positions, "embedding_bag");
+}
+
+void check_offsets_arguments(const at::Tensor& offsets) {
+  TORCH_CHECK_VALUE(offsets.dim() >= 1, "offsets has to be a 1D Tensor");
+  check_index_type(offsets, "offsets", 1, "embedding_bag");
 }
 
 void check_weight_of_gradient(const at::Tensor& grad_output, const at::Tensor& weight) {

@@ -1,9 +1,10 @@
 #pragma once
 
-// The checks of arguments that every backend and the meta kernels share. They look at shapes, dtypes and
-// devices and never at values, so they hold for fake tensors and symbolic sizes.
+// The checks of arguments that every backend and the meta kernels share. They look at shapes,
+// dtypes and devices and never at values, so they hold for fake tensors and symbolic sizes.
 //
-// The texts are those of torch.nn.functional and ATen, so that a program that matches on them keeps working.
+// The texts are those of torch.nn.functional and ATen, so that a program that matches on them keeps
+// working.
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymInt.h>
@@ -31,13 +32,17 @@ void check_embedding_dense_backward(const at::Tensor& grad_output, const at::Ten
 
 void check_embedding_renorm(const at::Tensor& self, const at::Tensor& indices);
 
-// All arguments of embedding_bag but padding_idx, in the order in which PyTorch checks them. mode is a BagMode as integer.
+// All arguments of embedding_bag but padding_idx, in the order in which PyTorch checks them. mode
+// is a BagMode as integer.
 void check_embedding_bag_arguments(const at::Tensor& weight, const BagArguments& bags, int64_t mode,
                                    bool scale_grad_by_freq, bool sparse);
 
 // The lookups, grad_output (B, D), and positions (B, D) exactly in mode max.
 void check_bag_gradient(const at::Tensor& grad_output, const OptionalTensor& positions,
                         const BagArguments& bags, int64_t mode);
+
+// Offsets alone, with any number of batch dimensions in front.
+void check_offsets_arguments(const at::Tensor& offsets);
 
 // A table (V, D) whose D and dtype are those of the gradient.
 void check_weight_of_gradient(const at::Tensor& grad_output, const at::Tensor& weight);

@@ -3,6 +3,7 @@
 #include <myemb/ops.h>
 #include <ops/checks.h>
 #include <ops/decompositions.h>
+#include <ops/saved.h>
 #include <ops/sparse_rows.h>
 #include <ops/typed_op.h>
 
@@ -20,7 +21,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 at::Tensor embedding_meta(const at::Tensor& weight, const at::Tensor& indices,
-                          c10::SymInt /*padding_idx*/, bool /*scale_grad_by_freq*/, bool /*sparse*/) {
+                          c10::SymInt /*padding_idx*/, bool /*scale_grad_by_freq*/,
+                          bool /*sparse*/) {
   check_embedding(weight, indices);
   c10::SymDimVector shape(indices.sym_sizes().begin(), indices.sym_sizes().end());
   shape.push_back(weight.sym_size(1));
@@ -34,7 +36,8 @@ at::Tensor embedding_dense_backward_meta(const at::Tensor& grad_output, const at
   return grad_output.new_empty_symint({num_weights, grad_output.sym_size(-1)});
 }
 
-// An entry for each lookup but padding, in input order. Differentiable in grad, which is why ATen builds it.
+// An entry for each lookup but padding, in input order. Differentiable in grad, which is why ATen
+// builds it.
 at::Tensor sparse_gradient(const at::Tensor& grad_output, const at::Tensor& indices,
                            const c10::SymInt& num_weights, const c10::SymInt& padding_idx,
                            bool scale_grad_by_freq) {
@@ -49,11 +52,14 @@ at::Tensor sparse_gradient(const at::Tensor& grad_output, const at::Tensor& indi
 
 class EmbeddingFunction : public torch::autograd::Function<EmbeddingFunction> {
  public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& weight, const at::Tensor& indices,
-                            const c10::SymInt& padding_idx, bool scale_grad_by_freq, bool sparse) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& weight,
+                            const at::Tensor& indices, const c10::SymInt& padding_idx,
+                            bool scale_grad_by_freq, bool sparse) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    const at::Tensor out = myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse);
+    const at::Tensor out =
+        myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse);
     ctx->save_for_backward({indices});
+    ctx->set_materialize_grads(false);
     ctx->saved_data["num_weights"] = weight.sym_size(0);
     ctx->saved_data["padding_idx"] = padding_idx;
     ctx->saved_data["scale_grad_by_freq"] = scale_grad_by_freq;
@@ -62,6 +68,7 @@ class EmbeddingFunction : public torch::autograd::Function<EmbeddingFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    if (!grads[0].defined()) return variable_list(5);
     const at::Tensor indices = ctx->get_saved_variables()[0];
     const c10::SymInt num_weights = ctx->saved_data["num_weights"].toSymInt();
     const c10::SymInt padding_idx = ctx->saved_data["padding_idx"].toSymInt();
@@ -69,7 +76,8 @@ class EmbeddingFunction : public torch::autograd::Function<EmbeddingFunction> {
     const bool sparse = ctx->saved_data["sparse"].toBool();
     const at::Tensor grad_weight =
         sparse ? sparse_gradient(grads[0], indices, num_weights, padding_idx, scale_grad_by_freq)
-               : myemb::embedding_dense_backward(grads[0], indices, num_weights, padding_idx, scale_grad_by_freq);
+               : myemb::embedding_dense_backward(grads[0], indices, num_weights, padding_idx,
+                                                 scale_grad_by_freq);
     return {grad_weight, {}, {}, {}, {}};
   }
 };
@@ -80,7 +88,7 @@ at::Tensor embedding_autograd(const at::Tensor& weight, const at::Tensor& indice
     check_embedding(weight, indices);
     return decompose_embedding(weight, indices, padding_idx, scale_grad_by_freq);
   }
-  if (!at::GradMode::is_enabled() || !weight.requires_grad()) {
+  if (!wants_gradient(weight)) {
     const at::AutoDispatchBelowADInplaceOrView below;
     return myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse);
   }
@@ -90,22 +98,27 @@ at::Tensor embedding_autograd(const at::Tensor& weight, const at::Tensor& indice
   return EmbeddingFunction::apply(weight, indices, padding_idx, scale_grad_by_freq, sparse);
 }
 
-// The gradient is linear in grad_output: lookup i adds grad_output[i] / count to its row. Its own gradient
-// is therefore the lookup, weighted in the same way and zero at padding: an embedding_bag of bags of one.
-class EmbeddingDenseBackwardFunction : public torch::autograd::Function<EmbeddingDenseBackwardFunction> {
+// The gradient is linear in grad_output: lookup i adds grad_output[i] / count to its row. Its own
+// gradient is therefore the lookup, weighted in the same way and zero at padding: an embedding_bag
+// of bags of one.
+class EmbeddingDenseBackwardFunction
+    : public torch::autograd::Function<EmbeddingDenseBackwardFunction> {
  public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& grad_output, const at::Tensor& indices,
-                            const c10::SymInt& num_weights, const c10::SymInt& padding_idx,
-                            bool scale_grad_by_freq) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& grad_output,
+                            const at::Tensor& indices, const c10::SymInt& num_weights,
+                            const c10::SymInt& padding_idx, bool scale_grad_by_freq) {
     const at::AutoDispatchBelowADInplaceOrView below;
     ctx->save_for_backward({indices});
+    ctx->set_materialize_grads(false);
     ctx->saved_data["num_weights"] = num_weights;
     ctx->saved_data["padding_idx"] = padding_idx;
     ctx->saved_data["scale_grad_by_freq"] = scale_grad_by_freq;
-    return myemb::embedding_dense_backward(grad_output, indices, num_weights, padding_idx, scale_grad_by_freq);
+    return myemb::embedding_dense_backward(grad_output, indices, num_weights, padding_idx,
+                                           scale_grad_by_freq);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    if (!grads[0].defined()) return variable_list(5);
     const at::Tensor indices = ctx->get_saved_variables()[0];
     const c10::SymInt padding_idx = ctx->saved_data["padding_idx"].toSymInt();
     const at::Tensor lookups = indices.reshape({-1, 1});
@@ -115,17 +128,28 @@ class EmbeddingDenseBackwardFunction : public torch::autograd::Function<Embeddin
                                 grads[0].scalar_type());
     }
     const bool padded = padding_idx.sym_ge(0).guard_bool(__FILE__, __LINE__);
-    const at::Tensor rows = myemb::embedding_bag(grads[0], lookups, std::nullopt, false, 0, false, scale, false,
-                                          padded ? std::optional(padding_idx) : std::nullopt);
+    const at::Tensor rows =
+        myemb::embedding_bag(grads[0], lookups, std::nullopt, false, 0, false, scale, false,
+                             padded ? std::optional(padding_idx) : std::nullopt);
     c10::SymDimVector shape(indices.sym_sizes().begin(), indices.sym_sizes().end());
     shape.push_back(grads[0].sym_size(1));
     return {rows.reshape_symint(shape), {}, {}, {}, {}};
   }
 };
 
-at::Tensor embedding_dense_backward_autograd(const at::Tensor& grad_output, const at::Tensor& indices,
-                                             c10::SymInt num_weights, c10::SymInt padding_idx,
-                                             bool scale_grad_by_freq) {
+at::Tensor embedding_dense_backward_autograd(const at::Tensor& grad_output,
+                                             const at::Tensor& indices, c10::SymInt num_weights,
+                                             c10::SymInt padding_idx, bool scale_grad_by_freq) {
+  if (needs_decomposition({&grad_output})) {
+    check_embedding_dense_backward(grad_output, indices);
+    return decompose_embedding_dense_backward(grad_output, indices, num_weights, padding_idx,
+                                              scale_grad_by_freq);
+  }
+  if (!wants_gradient(grad_output)) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return myemb::embedding_dense_backward(grad_output, indices, num_weights, padding_idx,
+                                           scale_grad_by_freq);
+  }
   return EmbeddingDenseBackwardFunction::apply(grad_output, indices, num_weights, padding_idx,
                                                scale_grad_by_freq);
 }
@@ -145,7 +169,7 @@ at::Tensor sparse_rows(const at::Tensor& lookups, const at::Tensor& values,
                        const c10::SymInt& num_weights, const c10::SymInt& padding_idx) {
   at::Tensor rows = lookups, entries = values;
   if (padding_idx.sym_ge(0).guard_bool(__FILE__, __LINE__)) {
-    const at::Tensor kept = lookups.ne(padding_idx.expect_int()).nonzero().squeeze(1);
+    const at::Tensor kept = lookups.ne(at::Scalar(padding_idx)).nonzero().squeeze(1);
     rows = rows.index_select(0, kept);
     entries = entries.index_select(0, kept);
   }
@@ -163,8 +187,10 @@ at::Tensor embedding(const at::Tensor& weight, const at::Tensor& indices, c10::S
 at::Tensor embedding_dense_backward(const at::Tensor& grad_output, const at::Tensor& indices,
                                     c10::SymInt num_weights, c10::SymInt padding_idx,
                                     bool scale_grad_by_freq) {
-  static const auto op = typed_op<decltype(embedding_dense_backward)>("myemb::embedding_dense_backward");
-  return op.call(grad_output, indices, std::move(num_weights), std::move(padding_idx), scale_grad_by_freq);
+  static const auto op =
+      typed_op<decltype(embedding_dense_backward)>("myemb::embedding_dense_backward");
+  return op.call(grad_output, indices, std::move(num_weights), std::move(padding_idx),
+                 scale_grad_by_freq);
 }
 
 TORCH_LIBRARY_IMPL(myemb, Meta, m) {

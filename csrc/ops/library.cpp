@@ -1,5 +1,6 @@
-// The schemas of torch.ops.myemb: the table of contents of this library. What an op is (meta kernel,
-// autograd) is in the file of its family beside this one; how it is computed, in csrc/cpu and cuda.
+// The schemas of torch.ops.myemb: the table of contents of this library. What an op is (meta
+// kernel, autograd) is in the file of its family beside this one; how it is computed, in csrc/cpu
+// and cuda.
 
 #include <myemb/ops.h>
 
@@ -34,6 +35,10 @@ TORCH_LIBRARY(myemb, m) {
       "embedding_bag(Tensor weight, Tensor indices, Tensor? offsets=None, bool scale_grad_by_freq=False, "
       "int mode=0, bool sparse=False, Tensor? per_sample_weights=None, bool include_last_offset=False, "
       "SymInt? padding_idx=None) -> Tensor",
+      pure);
+  m.def(
+      "checked_offsets(Tensor offsets, SymInt num_lookups, bool include_last_offset=False) "
+      "-> Tensor",
       pure);
   m.def(
       "embedding_bag_max(Tensor weight, Tensor indices, Tensor? offsets=None, "

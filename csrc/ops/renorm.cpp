@@ -17,14 +17,16 @@ at::Tensor& embedding_renorm_meta_(at::Tensor& self, const at::Tensor& indices, 
   return self;
 }
 
-// The dispatcher guards no custom op against what autograd cannot follow: that is said here, as ATen says
-// it. A leaf may be renormed under no_grad or through detach(), as nn.functional.embedding does.
+// The dispatcher guards no custom op against what autograd cannot follow: that is said here, as
+// ATen says it. A leaf may be renormed under no_grad or through detach(), as
+// nn.functional.embedding does.
 at::Tensor& embedding_renorm_autograd_(at::Tensor& self, const at::Tensor& indices, double max_norm,
                                        double norm_type) {
   if (at::GradMode::is_enabled() && self.requires_grad()) {
     TORCH_CHECK(!self.is_leaf(),
                 "a leaf Variable that requires grad is being used in an in-place operation.");
-    TORCH_CHECK_NOT_IMPLEMENTED(false, "the derivative for 'embedding_renorm_' is not implemented.");
+    TORCH_CHECK_NOT_IMPLEMENTED(false,
+                                "the derivative for 'embedding_renorm_' is not implemented.");
   }
   const at::AutoDispatchBelowAutograd below;  // ADInplaceOrView comes next and bumps the version
   return myemb::embedding_renorm_(self, indices, max_norm, norm_type);

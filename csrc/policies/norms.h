@@ -1,7 +1,7 @@
 #pragma once
 
-// p-norms as a fold over columns: start, fold one |x| into a lane, join two lanes, finish.
-// Every p is defined as torch.linalg.vector_norm defines it, NaN included.
+// p-norms as a fold over columns: start, fold one |x| into a lane, join two lanes, finish. Every p
+// is defined as torch.linalg.vector_norm defines it, NaN included.
 
 #include <policies/types.h>
 

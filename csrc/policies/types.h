@@ -3,8 +3,8 @@
 // Storage types of table rows, and the type in which their values are accumulated.
 //
 // These headers know neither torch nor an instruction set: the CPU kernels are compiled once per
-// instruction set, and an inline function of a torch header in such a file could be the copy that the
-// linker keeps for the whole program.
+// instruction set, and an inline function of a torch header in such a file could be the copy that
+// the linker keeps for the whole program.
 
 #include <cstdint>
 #include <type_traits>

@@ -1,5 +1,6 @@
-// myemb._C: the way into the dispatcher for small calls. torch.ops parses arguments against the schema at
-// run time; these entries are typed, so that a lookup of a few rows costs what torch's own costs.
+// myemb._C: the way into the dispatcher for small calls. torch.ops parses arguments against the
+// schema at run time; these entries are typed, so that a lookup of a few rows costs what torch's
+// own costs.
 
 #include <myemb/ops.h>
 
@@ -11,8 +12,8 @@ namespace {
 
 namespace py = pybind11;
 
-// Runs f without the GIL, which backward and other threads may want, and turns c10 exceptions into the
-// Python classes that torch has for them.
+// Runs f without the GIL, which backward and other threads may want, and turns c10 exceptions into
+// the Python classes that torch has for them.
 template <typename F>
 auto call(const F& f) {
   HANDLE_TH_ERRORS
@@ -30,13 +31,14 @@ std::optional<c10::SymInt> symbolic(const OptionalIndex& index) {
 
 at::Tensor embedding(const at::Tensor& weight, const at::Tensor& indices, int64_t padding_idx,
                      bool scale_grad_by_freq, bool sparse) {
-  return call([&] { return myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse); });
+  return call(
+      [&] { return myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse); });
 }
 
-at::Tensor embedding_bag(const at::Tensor& weight, const at::Tensor& indices, const OptionalTensor& offsets,
-                         bool scale_grad_by_freq, int64_t mode, bool sparse,
-                         const OptionalTensor& per_sample_weights, bool include_last_offset,
-                         const OptionalIndex& padding_idx) {
+at::Tensor embedding_bag(const at::Tensor& weight, const at::Tensor& indices,
+                         const OptionalTensor& offsets, bool scale_grad_by_freq, int64_t mode,
+                         bool sparse, const OptionalTensor& per_sample_weights,
+                         bool include_last_offset, const OptionalIndex& padding_idx) {
   return call([&] {
     return myemb::embedding_bag(weight, indices, offsets, scale_grad_by_freq, mode, sparse,
                                 per_sample_weights, include_last_offset, symbolic(padding_idx));
@@ -48,10 +50,10 @@ at::Tensor embedding_renorm_(at::Tensor weight, const at::Tensor& indices, doubl
   return call([&] { return myemb::embedding_renorm_(weight, indices, max_norm, norm_type); });
 }
 
-void check_embedding_bag(const at::Tensor& weight, const at::Tensor& indices, const OptionalTensor& offsets,
-                         int64_t mode, bool scale_grad_by_freq, bool sparse,
-                         const OptionalTensor& per_sample_weights, bool include_last_offset,
-                         const OptionalIndex& padding_idx) {
+void check_embedding_bag(const at::Tensor& weight, const at::Tensor& indices,
+                         const OptionalTensor& offsets, int64_t mode, bool scale_grad_by_freq,
+                         bool sparse, const OptionalTensor& per_sample_weights,
+                         bool include_last_offset, const OptionalIndex& padding_idx) {
   call([&] {
     myemb::check_embedding_bag(weight, indices, offsets, mode, scale_grad_by_freq, sparse,
                                per_sample_weights, include_last_offset, symbolic(padding_idx));

@@ -1,14 +1,16 @@
 #pragma once
 
-// The CPU kernels: plain structs of pointers in, no torch, one table of functions per instruction set.
+// The CPU kernels: plain structs of pointers in, no torch, one table of functions per instruction
+// set.
 //
-// Two kernels carry the library. gather-reduce (segment_sum, segment_max) reads rows, combines those of a
-// segment and writes one row; the forward pass runs it over the table with bags as segments, the backward
-// pass over the output's gradient with the lookups of a table row as segments. A plain lookup is the case
-// without a reduction (lookup), and gradients of weights and norms are reductions over columns.
+// Two kernels carry the library. gather-reduce (segment_sum, segment_max) reads rows, combines
+// those of a segment and writes one row; the forward pass runs it over the table with bags as
+// segments, the backward pass over the output's gradient with the lookups of a table row as
+// segments. A plain lookup is the case without a reduction (lookup), and gradients of weights and
+// norms are reductions over columns.
 //
-// A kernel runs over a range of segments or lookups, so that the caller shares out the work. An index
-// outside the table is skipped and its position noted; the caller throws.
+// A kernel runs over a range of segments or lookups, so that the caller shares out the work. An
+// index outside the table is skipped and its position noted; the caller throws.
 
 #include <policies/numbers.h>
 #include <policies/types.h>
@@ -64,7 +66,8 @@ struct Segments {
   }
 };
 
-// out[out_row(s)] = sum over the lookups i of segment s of weight_i * rows[index_i], averaged on demand.
+// out[out_row(s)] = sum over the lookups i of segment s of weight_i * rows[index_i], averaged on
+// demand.
 struct SegmentSum {
   Rows rows;
   Indices indices;
@@ -131,8 +134,8 @@ struct RowRenorm {
 
 struct Kernels {
   void (*segment_sum)(const SegmentSum&, int64_t begin, int64_t end);
-  // The sum of chunk `chunk` of segment `segment` into a row of accumulators; returns how many lookups it
-  // added. For a segment that several threads share.
+  // The sum of chunk `chunk` of segment `segment` into a row of accumulators; returns how many
+  // lookups it added. For a segment that several threads share.
   int64_t (*segment_sum_chunk)(const SegmentSum&, int64_t segment, int64_t chunk, void* partial);
   // Adds up the chunks' rows left to right and stores the segment's row.
   void (*segment_sum_combine)(const SegmentSum&, int64_t segment, const void* partials,
@@ -146,15 +149,15 @@ struct Kernels {
 // The table for the instruction set that at::get_cpu_capability() names; chosen once per process.
 const Kernels& kernels();
 
-#define MYEMB_DECLARE_KERNELS(isa)                                                          \
-  namespace isa {                                                                           \
-  void segment_sum(const SegmentSum&, int64_t, int64_t);                                    \
-  int64_t segment_sum_chunk(const SegmentSum&, int64_t, int64_t, void*);                    \
-  void segment_sum_combine(const SegmentSum&, int64_t, const void*, int64_t, int64_t);      \
-  void segment_max(const SegmentMax&, int64_t, int64_t);                                    \
-  void lookup(const Lookup&, int64_t, int64_t);                                             \
-  void row_dot(const RowDot&, int64_t, int64_t);                                            \
-  void row_renorm(const RowRenorm&, int64_t, int64_t);                                      \
+#define MYEMB_DECLARE_KERNELS(isa)                                                     \
+  namespace isa {                                                                      \
+  void segment_sum(const SegmentSum&, int64_t, int64_t);                               \
+  int64_t segment_sum_chunk(const SegmentSum&, int64_t, int64_t, void*);               \
+  void segment_sum_combine(const SegmentSum&, int64_t, const void*, int64_t, int64_t); \
+  void segment_max(const SegmentMax&, int64_t, int64_t);                               \
+  void lookup(const Lookup&, int64_t, int64_t);                                        \
+  void row_dot(const RowDot&, int64_t, int64_t);                                       \
+  void row_renorm(const RowRenorm&, int64_t, int64_t);                                 \
   }
 
 MYEMB_DECLARE_KERNELS(baseline)

@@ -1,14 +1,15 @@
 #pragma once
 
-// Reductions over the columns of a row in the fixed lanes and the fixed tree of the numbers contract.
+// Reductions over the columns of a row in the fixed lanes and the fixed tree of the numbers
+// contract.
 
 #include <cpu/kernels/simd.h>
 #include <policies/numbers.h>
 
 namespace myemb::MYEMB_ISA {
 
-// Folds columns [0, dim) into kLanes lanes and joins them pairwise. fold(lane, column) returns the lane with
-// the column taken in.
+// Folds columns [0, dim) into kLanes lanes and joins them pairwise. fold(lane, column) returns the
+// lane with the column taken in.
 template <typename A, typename Fold, typename Join>
 MYEMB_INLINE A reduce_lanes(int64_t dim, A start, const Fold& fold, const Join& join) {
   A lanes[kLanes];

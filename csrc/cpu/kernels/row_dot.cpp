@@ -12,16 +12,20 @@ Accumulator<T> dot(const T* left, const T* right, int64_t right_stride, int64_t 
                    const int64_t* positions, int64_t lookup) {
   using A = Accumulator<T>;
   const auto add = [](A a, A b) { return a + b; };
-  const auto product = [&](int64_t d) { return load<1>(left + d) * load<1>(right + d * right_stride); };
+  const auto product = [&](int64_t d) {
+    return load<1>(left + d) * load<1>(right + d * right_stride);
+  };
   if (positions) {
     return reduce_lanes(
-        dim, A(0), [&](A lane, int64_t d) { return positions[d] == lookup ? lane + product(d) : lane; }, add);
+        dim, A(0),
+        [&](A lane, int64_t d) { return positions[d] == lookup ? lane + product(d) : lane; }, add);
   }
   if (right_stride != 1) {
     return reduce_lanes(dim, A(0), [&](A lane, int64_t d) { return lane + product(d); }, add);
   }
   return reduce_lanes(  // apart from the strided form only so that the compiler sees unit stride
-      dim, A(0), [&](A lane, int64_t d) { return lane + load<1>(left + d) * load<1>(right + d); }, add);
+      dim, A(0), [&](A lane, int64_t d) { return lane + load<1>(left + d) * load<1>(right + d); },
+      add);
 }
 
 template <typename T, typename Index>

@@ -1,7 +1,8 @@
 #pragma once
 
-// The gather half of gather-reduce: turns up to kChunk lookups into a list of row pointers, with bounds
-// checked, padding left out and the rows of later lookups prefetched. What comes after knows no indices.
+// The gather half of gather-reduce: turns up to kChunk lookups into a list of row pointers, with
+// bounds checked, padding left out and the rows of later lookups prefetched. What comes after knows
+// no indices.
 
 #include <cpu/kernels/kernels.h>
 #include <cpu/kernels/simd.h>
@@ -18,8 +19,8 @@ struct RowList {
   int64_t lookups[kChunk];  // the position of each row's lookup
 };
 
-// Reads one row after another for the chunks of one call. A table whose columns are not next to each
-// other is packed row by row into a buffer of a chunk's size.
+// Reads one row after another for the chunks of one call. A table whose columns are not next to
+// each other is packed row by row into a buffer of a chunk's size.
 template <typename T>
 class RowGatherer {
  public:
@@ -48,7 +49,8 @@ class RowGatherer {
   }
 
  private:
-  // How far ahead of its use a row is asked for: far enough to hide DRAM, little enough to stay in L1.
+  // How far ahead of its use a row is asked for: far enough to hide DRAM, little enough to stay in
+  // L1.
   static constexpr int64_t kPrefetchBytes = 4096;
 
   template <typename Index>
@@ -72,11 +74,14 @@ class RowGatherer {
     list.count = count;
   }
 
-  // The index is not checked yet, so the address is integer arithmetic; prefetching a wrong one is harmless.
+  // The index is not checked yet, so the address is integer arithmetic; prefetching a wrong one is
+  // harmless.
   MYEMB_INLINE void prefetch(int64_t index) const {
-    uintptr_t line = reinterpret_cast<uintptr_t>(rows_.data) +
-                     static_cast<uintptr_t>(index) * static_cast<uintptr_t>(rows_.row_stride) * sizeof(T);
-    for (int64_t l = 0; l < lines_; ++l) __builtin_prefetch(reinterpret_cast<const void*>(line + 64 * l));
+    uintptr_t line =
+        reinterpret_cast<uintptr_t>(rows_.data) +
+        static_cast<uintptr_t>(index) * static_cast<uintptr_t>(rows_.row_stride) * sizeof(T);
+    for (int64_t l = 0; l < lines_; ++l)
+      __builtin_prefetch(reinterpret_cast<const void*>(line + 64 * l));
   }
 
   const T* pack(const T* row, int slot) {

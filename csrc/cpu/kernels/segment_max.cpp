@@ -12,9 +12,10 @@ namespace {
 template <typename A>
 using Slot = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
 
-// best = max_i weight_i * row_i over one list, and the slot that gave it. Only a greater value replaces
-// one, so the first of equals wins and NaN counts only if the bag starts with it. A list that starts a bag
-// starts from its first row; any other from -inf and slot -1, which never replaces what came before.
+// best = max_i weight_i * row_i over one list, and the slot that gave it. Only a greater value
+// replaces one, so the first of equals wins and NaN counts only if the bag starts with it. A list
+// that starts a bag starts from its first row; any other from -inf and slot -1, which never
+// replaces what came before.
 template <bool kWeighted, typename T>
 void max_list(const RowList<T>& list, int64_t dim, bool starts_bag, Accumulator<T>* best,
               Slot<Accumulator<T>>* slots) {

@@ -7,8 +7,8 @@
 namespace myemb::MYEMB_ISA {
 namespace {
 
-// out = sum_i weight_i * row_i / divisor over one list. The sums stay in registers from the first row to
-// the last; a divisor of 1 is no division.
+// out = sum_i weight_i * row_i / divisor over one list. The sums stay in registers from the first
+// row to the last; a divisor of 1 is no division.
 template <bool kWeighted, typename T, typename Out>
 void sum_list(const RowList<T>& list, int64_t dim, Accumulator<T> divisor, Out* out) {
   using A = Accumulator<T>;

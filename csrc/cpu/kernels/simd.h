@@ -1,8 +1,8 @@
 #pragma once
 
-// Vectors of the widest kind that this instruction set has, by the compiler's vector extension: plain
-// operators, no intrinsics but for fp16. Included only by the kernels, which are compiled once per
-// instruction set in a namespace of their own.
+// Vectors of the widest kind that this instruction set has, by the compiler's vector extension:
+// plain operators, no intrinsics but for fp16. Included only by the kernels, which are compiled
+// once per instruction set in a namespace of their own.
 
 #include <policies/types.h>
 
@@ -60,22 +60,24 @@ MYEMB_INLINE V load_raw(const T* from) {
   return v;
 }
 
-// fp16 to fp32 in integer lanes. The multiplication by 2^112 moves the exponent's bias and, being exact,
-// normalises subnormal numbers on the way.
+// fp16 to fp32 in integer lanes. A normal number gets another exponent bias; a subnormal one is its
+// significand as an integer, times 2^-24: no fp32 subnormal arises, so flush-to-zero changes
+// nothing.
 template <int L>
 MYEMB_INLINE Vector<float, L> half_to_float(Vector<uint16_t, L> half) {
   using U = Vector<uint32_t, L>;
   using F = Vector<float, L>;
   const U wide = convert_lanes<uint32_t, L>(half);
   const U magnitude = (wide & 0x7fff) << 13;
-  const U finite = std::bit_cast<U>(std::bit_cast<F>(magnitude) * 0x1.0p112f);
+  const U subnormal = std::bit_cast<U>(convert_lanes<float, L>(wide & 0x3ff) * 0x1.0p-24f);
+  const U finite = (wide & 0x7c00) == 0 ? subnormal : magnitude + (112u << 23);
   const U special = magnitude | 0x7f800000 | (magnitude > (0x7c00u << 13) ? U{} + 0x400000 : U{});
   const U sign = (wide & 0x8000) << 16;
   return std::bit_cast<F>((magnitude >= (0x7c00u << 13) ? special : finite) | sign);
 }
 
-// fp32 to fp16, ties to even: adding a power of two whose last place is the result's last place lets the
-// adder round. The two scalings make overflow infinite and keep subnormal results exact.
+// fp32 to fp16, ties to even: adding a power of two whose last place is the result's last place
+// lets the adder round. The two scalings make overflow infinite and keep subnormal results exact.
 template <int L>
 MYEMB_INLINE Vector<uint16_t, L> float_to_half(Vector<float, L> value) {
   using U = Vector<uint32_t, L>;
@@ -130,6 +132,9 @@ MYEMB_INLINE void store(T* to, Vector<Accumulator<T>, L> value) {
     const auto bits = float_to_bfloat16<L>(value);
     std::memcpy(to, &bits, sizeof(bits));
   } else if constexpr (std::is_same_v<T, Half>) {
+    // One NaN for every instruction set: the hardware would keep a payload.
+    const Vector<float, L> nan = Vector<float, L>{} + std::bit_cast<float>(0x7fc00000u);
+    value = value == value ? value : nan;
 #if defined(__AVX512F__)
     if constexpr (L == 16) {
       const auto bits = _mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT);
@@ -144,9 +149,10 @@ MYEMB_INLINE void store(T* to, Vector<Accumulator<T>, L> value) {
   }
 }
 
-// Covers columns [0, dim) with tiles: calls tile.operator()<L, V>(column) for V vectors of L lanes from
-// column on. The last tile reaches back over columns already done rather than treat a remainder apart; a
-// tile must therefore only store, and narrower vectors serve a row narrower than the widest.
+// Covers columns [0, dim) with tiles: calls tile.operator()<L, V>(column) for V vectors of L lanes
+// from column on. The last tile reaches back over columns already done rather than treat a
+// remainder apart; a tile must therefore only store, and narrower vectors serve a row narrower than
+// the widest.
 template <int L, typename F>
 MYEMB_INLINE void for_column_tiles(int64_t dim, const F& tile) {
   int64_t column = 0;

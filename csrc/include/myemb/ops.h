@@ -2,11 +2,11 @@
 
 // The operators of torch.ops.myemb as typed C++ functions.
 //
-// Each function calls the dispatcher, so autograd, functorch transforms and every device work as they
-// do for at:: functions. Names, order of arguments and defaults are those of the schemas.
+// Each function calls the dispatcher, so autograd, functorch transforms and every device work as
+// they do for at:: functions. Names, order of arguments and defaults are those of the schemas.
 //
-// Symbols used below: V rows and D columns of the table, N lookups, B bags. Indices are uint8, int16,
-// int32 or int64; offsets int32 or int64.
+// Symbols used below: V rows and D columns of the table, N lookups, B bags. Indices are uint8,
+// int16, int32 or int64; offsets int32 or int64.
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymInt.h>
@@ -22,53 +22,54 @@ namespace myemb {
 // How the rows of a bag are combined; the values are those of aten::embedding_bag's `mode`.
 enum class BagMode : int64_t { Sum = 0, Mean = 1, Max = 2 };
 
-// Looks up rows: weight (V, D) of any dtype, indices of any shape S; returns S + (D,).
-// padding_idx (negative: none) takes no part in the gradient. scale_grad_by_freq divides the gradient of
-// a row by the number of its lookups. sparse makes the gradient an uncoalesced COO tensor with an entry per
-// lookup.
-// Throws c10::IndexError for an index outside [0, V).
+// Looks up rows: weight (V, D) of any dtype, indices of any shape S; returns S + (D,). padding_idx
+// (negative: none) takes no part in the gradient. scale_grad_by_freq divides the gradient of a row
+// by the number of its lookups. sparse makes the gradient an uncoalesced COO tensor with an entry
+// per lookup. Throws c10::IndexError for an index outside [0, V).
 MYEMB_API at::Tensor embedding(const at::Tensor& weight, const at::Tensor& indices,
                                c10::SymInt padding_idx = -1, bool scale_grad_by_freq = false,
                                bool sparse = false);
 
-// The dense gradient (num_weights, D) of embedding: row r is the sum of grad_output over the lookups of r,
-// accumulated in fp32 (fp64 for double) and rounded once. Throws c10::IndexError for a bad index.
+// The dense gradient (num_weights, D) of embedding: row r is the sum of grad_output over the
+// lookups of r, accumulated in fp32 (fp64 for double) and rounded once. Throws c10::IndexError for
+// a bad index.
 MYEMB_API at::Tensor embedding_dense_backward(const at::Tensor& grad_output,
                                               const at::Tensor& indices, c10::SymInt num_weights,
                                               c10::SymInt padding_idx = -1,
                                               bool scale_grad_by_freq = false);
 
-// Scales in place every row of self (V, D) that indices name and whose norm_type-norm exceeds max_norm by
-// max_norm / (norm + 1e-7). Throws c10::IndexError for an index outside [0, V), negative ones included, and
-// has then written nothing.
+// Scales in place every row of self (V, D) that indices name and whose norm_type-norm exceeds
+// max_norm by max_norm / (norm + 1e-7). Throws c10::IndexError for an index outside [0, V),
+// negative ones included, and has then written nothing.
 MYEMB_API at::Tensor& embedding_renorm_(at::Tensor& self, const at::Tensor& indices,
                                         double max_norm, double norm_type = 2.0);
 
-// Reduces bags of rows to one row each: returns (B, D) in the dtype of weight (fp64, fp32, fp16, bf16).
-//   indices (N,) with offsets (B,), or (B + 1,) with include_last_offset; or (B, L) without offsets.
-//   per_sample_weights: w of the shape of indices, in the dtype of weight, or fp32 with a 16-bit table:
-//     sum: sum_i w_i x_i; mean: sum_i w_i x_i / n; max: max_i w_i x_i.
-//   padding_idx (None: none; negative: from the end) is left out of sum, count and max.
+// Reduces bags of rows to one row each: returns (B, D) in the dtype of weight (fp64, fp32, fp16,
+// bf16).
+//
+//   indices: (N,) with offsets (B,), or (B + 1,) with include_last_offset; (B, L) without offsets.
+//   per_sample_weights: w in the shape of indices, in weight's dtype, or fp32 with a 16-bit table.
+//     Mode sum: sum_i w_i x_i; mean: sum_i w_i x_i / n; max: max_i w_i x_i.
+//   padding_idx: a row that sum, count and max leave out; negative counts from the end.
+//
 // An empty bag gives zeros. Of equal maxima the first wins; NaN counts only at the start of a bag.
 MYEMB_API at::Tensor embedding_bag(
     const at::Tensor& weight, const at::Tensor& indices,
     const std::optional<at::Tensor>& offsets = std::nullopt, bool scale_grad_by_freq = false,
     int64_t mode = 0, bool sparse = false,
     const std::optional<at::Tensor>& per_sample_weights = std::nullopt,
-    bool include_last_offset = false,
-    std::optional<c10::SymInt> padding_idx = std::nullopt);
+    bool include_last_offset = false, std::optional<c10::SymInt> padding_idx = std::nullopt);
 
-// embedding_bag in mode max, with where each maximum came from: (output, positions), positions int64
-// (B, D) into the flattened indices, -1 where the bag is empty.
+// embedding_bag in mode max, with where each maximum came from: (output, positions), positions
+// int64 (B, D) into the flattened indices, -1 where the bag is empty.
 MYEMB_API std::tuple<at::Tensor, at::Tensor> embedding_bag_max(
     const at::Tensor& weight, const at::Tensor& indices,
     const std::optional<at::Tensor>& offsets = std::nullopt,
     const std::optional<at::Tensor>& per_sample_weights = std::nullopt,
-    bool include_last_offset = false,
-    std::optional<c10::SymInt> padding_idx = std::nullopt);
+    bool include_last_offset = false, std::optional<c10::SymInt> padding_idx = std::nullopt);
 
-// The dense gradient (num_weights, D) of embedding_bag with respect to its table.
-// positions is what embedding_bag_max returned, and given exactly in mode max.
+// The dense gradient (num_weights, D) of embedding_bag with respect to its table. positions is what
+// embedding_bag_max returned, and given exactly in mode max.
 MYEMB_API at::Tensor embedding_bag_dense_backward(
     const at::Tensor& grad_output, const at::Tensor& indices,
     const std::optional<at::Tensor>& offsets, const std::optional<at::Tensor>& positions,
@@ -90,8 +91,15 @@ MYEMB_API at::Tensor embedding_bag_per_sample_weights_backward(
     const std::optional<at::Tensor>& offsets, const std::optional<at::Tensor>& positions,
     int64_t mode, bool include_last_offset, std::optional<c10::SymInt> padding_idx);
 
-// Makes every check that embedding_bag makes of its arguments, offsets included and indices not, and
-// nothing else. For who changes the table before the lookup (max_norm) and must not do so in vain.
+// The offsets of embedding_bag, (B,) or batches of them (*, B), as a new int64 tensor. Throws
+// c10::Error unless each begins at 0, does not decrease and ends within num_lookups, or with
+// include_last_offset at num_lookups.
+MYEMB_API at::Tensor checked_offsets(const at::Tensor& offsets, c10::SymInt num_lookups,
+                                     bool include_last_offset = false);
+
+// Makes every check that embedding_bag makes of its arguments, offsets included and indices not,
+// and nothing else. For who changes the table before the lookup (max_norm) and must not do so in
+// vain.
 MYEMB_API void check_embedding_bag(const at::Tensor& weight, const at::Tensor& indices,
                                    const std::optional<at::Tensor>& offsets, int64_t mode,
                                    bool scale_grad_by_freq, bool sparse,
@@ -102,10 +110,12 @@ MYEMB_API void check_embedding_bag(const at::Tensor& weight, const at::Tensor& i
 // Whether this library was built with CUDA kernels.
 MYEMB_API bool has_cuda();
 
-// The instruction set of the CPU kernels in use: "DEFAULT", "AVX2" or "AVX512" (ATEN_CPU_CAPABILITY rules).
+// The instruction set of the CPU kernels in use: "DEFAULT", "AVX2" or "AVX512" (ATEN_CPU_CAPABILITY
+// rules).
 MYEMB_API std::string cpu_capability();
 
-// How many distinct threads at::parallel_for gives this library: 1 means it was built without OpenMP.
+// How many distinct threads at::parallel_for gives this library: 1 means it was built without
+// OpenMP.
 MYEMB_API int64_t count_parallel_threads();
 
 }  // namespace myemb
