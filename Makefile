@@ -1,0 +1,122 @@
+# `make help` lists the commands. Everything they make lands in .venv, build/ and python/myemb.
+SHELL := /bin/bash
+.SHELLFLAGS := -eo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+ARGS ?= # for pytest and the demo: make test-python ARGS='-k sparse -x'
+
+VENV := .venv
+BUILD := build/dev
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# setup.py builds the working tree in one folder, with the C++ tests, and strict about our own code.
+export MYEMB_BUILD_DIR := $(CURDIR)/$(BUILD)
+export CMAKE_ARGS += -DMYEMB_TESTS=ON -DMYEMB_WERROR=ON
+ifneq ($(shell command -v ccache),)
+export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
+export CMAKE_CUDA_COMPILER_LAUNCHER ?= ccache
+endif
+
+# The name of a stamp carries a digest of what it stands for: other content, other stamp.
+digest = $(shell cat $(1) | sha256sum | cut -c1-12)
+VENV_STAMP := $(VENV)/.installed-$(call digest,requirements/*.txt)
+BUILD_STAMP := $(BUILD)/.installed-$(call digest,setup.py pyproject.toml)
+
+CXX_FILES = $(shell find csrc cuda tests examples -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
+say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
+log = 2>&1 | tee build/$@.log
+
+.PHONY: help venv build demo test test-cpp test-python test-install test-cuda lint tidy format wheel
+.PHONY: lock clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+
+venv: $(VENV_STAMP) ## Create .venv with the pinned packages of requirements/dev.txt
+$(VENV_STAMP):
+	$(call say,Installing the pinned packages of requirements/dev.txt into $(VENV) (torch: 2 GB))
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --requirement requirements/dev.txt
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+# setup.py shows the progress of the first build, which pip would hide; pip registers the result.
+$(BUILD_STAMP): $(VENV_STAMP)
+	$(call say,Compiling myemb in $(BUILD) and installing it into $(VENV) in editable mode)
+	python setup.py --quiet build_ext --inplace
+	python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	rm -f $(BUILD)/.installed-*
+	touch $@
+
+build: $(BUILD_STAMP) ## Compile what has changed into the editable installation
+	$(call say,Compiling what has changed since the last build)
+	cmake --build $(BUILD)
+	cmake --install $(BUILD) --prefix python/myemb > /dev/null
+	cmake --install $(BUILD) --prefix python/myemb --component python > /dev/null
+
+demo: build ## Train a recommender on MovieLens-100k with torch and with myemb (3 minutes)
+	$(call say,Training on MovieLens-100k with torch dense and torch sparse and myemb)
+	python examples/movielens/main.py $(ARGS)
+
+test: test-cpp test-python test-install test-cuda ## Run every test
+	$(call say,Summary)
+	@grep -h '\[  PASSED  \]' $(BUILD)/Testing/Temporary/LastTest.log | uniq -c
+	@grep -h 'tests passed' build/test-cpp.log
+	@for name in python install cuda; do echo "$$name: $$(tail -n 1 build/test-$$name.log)"; done
+
+test-cpp: build ## Run the C++ tests, once per instruction set
+	$(call say,C++ tests: tests/cpp once per instruction set)
+	ctest --test-dir $(BUILD) --output-on-failure $(log)
+
+test-python: build ## Run the Python tests on the CPU
+	$(call say,Python tests: tests/python)
+	python -m pytest tests/python -m 'not cuda' $(ARGS) $(log)
+
+test-install: build ## Test the wheel, the install prefix and a C++ project that uses them
+	$(call say,Installation tests: the wheel and cmake --install)
+	python -m pytest tests/install $(ARGS) $(log)
+
+test-cuda: build ## Run the Python tests on the GPU, if there is one
+	$(call say,CUDA tests: tests/python on the GPU)
+	@# pytest's 5: there are no such tests
+	@if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  python -m pytest tests/python -m cuda $(ARGS) $(log) || test $$? = 5; \
+	else \
+	  echo 'skipped, torch sees no GPU on this machine' $(log); \
+	fi
+
+lint: $(VENV_STAMP) ## Check format, style and types
+	$(call say,Lint: ruff and mypy --strict and clang-format)
+	ruff check
+	ruff format --check
+	mypy python examples/movielens
+	@echo clang-format --dry-run -Werror
+	@clang-format --dry-run -Werror $(CXX_FILES)
+
+tidy: build ## Look for bugs in the C++ sources with clang-tidy (two minutes)
+	$(call say,clang-tidy on csrc and cuda)
+	run-clang-tidy.py -quiet -p $(BUILD) -extra-arg=-fno-openmp '/(csrc|cuda)/.*\.cpp$$'
+
+format: $(VENV_STAMP) ## Format the sources in place
+	$(call say,Formatting with ruff and clang-format)
+	ruff check --fix --quiet
+	ruff format
+	@clang-format -i $(CXX_FILES)
+
+wheel: $(VENV_STAMP) ## Build a wheel for this Python and torch into dist/
+	$(call say,Building a wheel in dist/)
+	python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	ls -l dist
+
+lock: $(VENV_STAMP) ## Write requirements/lock.txt from the packages in .venv
+	$(call say,Writing requirements/lock.txt)
+	{ grep '^#' requirements/lock.txt; pip freeze --exclude-editable; } > requirements/lock.new
+	mv requirements/lock.new requirements/lock.txt
+
+clean: ## Remove what was built; .venv and downloaded data stay
+	$(call say,Removing build/ and dist/ and the compiled parts of python/myemb)
+	rm -rf build dist python/*.egg-info
+	cd python/myemb && rm -rf _C.*.so _build_info.py include lib share
