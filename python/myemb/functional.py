@@ -1,0 +1,289 @@
+"""The operators with the signatures of ``torch.nn.functional``.
+
+A call costs one pybind11 entry into the dispatcher; ``torch.compile`` sees ``torch.ops.myemb.*``
+instead, which it can trace. Arguments are checked in C++, before anything is written. Nothing is
+kept between calls.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_dynamo_compiling
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from . import _C
+
+__all__ = ["embedding", "embedding_bag", "embedding_renorm_"]
+
+# Bound once: attribute look-ups would be a measurable part of a call on eight indices.
+_embedding = _C.embedding
+_embedding_bag = _C.embedding_bag
+_embedding_renorm_ = _C.embedding_renorm_
+_check_embedding_bag = _C.check_embedding_bag
+_ops = torch.ops.myemb
+
+_SUM, _MEAN, _MAX, _UNKNOWN_MODE = 0, 1, 2, -1
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Looks up rows of a table: ``torch.nn.functional.embedding``.
+
+    Args:
+        input: Indices of any shape ``(*)``; uint8, int16, int32 or int64. A jagged nested tensor
+            gives one.
+        weight: The table, ``(V, D)``, of any dtype; gradients need float64, float32, float16 or
+            bfloat16.
+        padding_idx: Lookups of this row add nothing to the gradient; negative values count from
+            the end.
+        max_norm: If given, each row that is looked up and whose norm is larger is first scaled
+            down to this norm, in place and without gradient.
+        norm_type: The p of that p-norm.
+        scale_grad_by_freq: Divide the gradient of a row by the number of its lookups in ``input``.
+        sparse: Make the gradient of ``weight`` a sparse COO tensor. Allowed with
+            ``scale_grad_by_freq``.
+
+    Returns:
+        ``(*, D)`` in the dtype of ``weight``.
+
+    Raises:
+        IndexError: An index is not in ``[0, V)``; no row has been renormalised then.
+        RuntimeError: A dtype or the shape of ``weight`` does not fit.
+        AssertionError: ``padding_idx`` is not in ``[-V, V)``.
+    """
+    if has_torch_function_variadic(input, weight):
+        return handle_torch_function(
+            embedding,
+            (input, weight),
+            input,
+            weight,
+            padding_idx=padding_idx,
+            max_norm=max_norm,
+            norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq,
+            sparse=sparse,
+        )
+    if input.is_nested:
+        return _nested_embedding(
+            input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        )
+    if padding_idx is None:
+        padding_idx = -1
+    elif padding_idx:  # row 0 passes without a look at the table, as in PyTorch
+        padding_idx = _padding_row(padding_idx, weight.size(0))
+    if max_norm is not None:
+        input = input.contiguous()
+        _renorm_for_lookup(weight, input, max_norm, norm_type)
+    entry = _ops.embedding.default if is_dynamo_compiling() else _embedding
+    return entry(weight, input, padding_idx, scale_grad_by_freq, sparse)
+
+
+def embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Reduces bags of rows without building the rows: ``torch.nn.functional.embedding_bag``.
+
+    Args:
+        input: Indices; uint8, int16, int32 or int64. ``(B, N)`` is ``B`` bags of ``N`` lookups,
+            ``(N,)`` is cut into bags by ``offsets``, and a 2-D jagged nested tensor is a bag per
+            component.
+        weight: The table, ``(V, D)``; float64, float32, float16 or bfloat16.
+        offsets: Where each bag begins in a 1-D ``input``, ``(B,)`` of an index dtype: first 0,
+            never decreasing, never past ``N``. Must be ``None`` for a 2-D ``input``.
+        max_norm: As in :func:`embedding`. Every other argument is checked before a row is changed.
+        norm_type: The p of that p-norm.
+        scale_grad_by_freq: Divide the gradient of a row by the number of its lookups in all of
+            ``input``. Not with ``mode="max"``.
+        mode: ``"sum"``, ``"mean"`` or ``"max"``. The maximum of a column is taken at its first
+            occurrence.
+        sparse: Make the gradient of ``weight`` a sparse COO tensor. Not with ``mode="max"``.
+        per_sample_weights: One factor for each lookup, in the shape of ``input`` and the dtype of
+            ``weight``, or in float32 with a 16-bit table. With ``"mean"`` the weighted sum is
+            divided by the number of lookups, with ``"max"`` the weighted rows are compared.
+        include_last_offset: ``offsets`` is ``(B + 1,)`` and ends with ``N``. Ignored for a 2-D
+            ``input``.
+        padding_idx: Lookups of this row are left out of the bag and get no gradient; negative
+            values count from the end.
+
+    Returns:
+        ``(B, D)`` in the dtype of ``weight``; zeros for an empty bag.
+
+    Raises:
+        ValueError: A shape, ``offsets`` or ``mode`` does not fit, or ``mode="max"`` meets an
+            option that it does not support.
+        RuntimeError: A dtype does not fit, or an index, an offset or ``padding_idx`` is out of
+            range.
+    """
+    if has_torch_function_variadic(input, weight, offsets, per_sample_weights):
+        return handle_torch_function(
+            embedding_bag,
+            (input, weight, offsets, per_sample_weights),
+            input,
+            weight,
+            offsets=offsets,
+            max_norm=max_norm,
+            norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq,
+            mode=mode,
+            sparse=sparse,
+            per_sample_weights=per_sample_weights,
+            include_last_offset=include_last_offset,
+            padding_idx=padding_idx,
+        )
+    if weight.dtype is torch.long and input.is_floating_point():
+        warnings.warn(
+            "Argument order of nn.functional.embedding_bag was changed. "
+            "Usage `embedding_bag(weight, input, ...)` is deprecated, "
+            "and should now be `embedding_bag(input, weight, ...)`.",
+            stacklevel=2,
+        )
+        weight, input = input, weight
+    if input.is_nested:
+        input, offsets, per_sample_weights = _unpack_nested_bags(input, per_sample_weights)
+        include_last_offset = True
+    # An unknown mode is refused in C++, where it takes its turn among the other checks.
+    mode_enum = (
+        _SUM
+        if mode == "sum"
+        else _MEAN
+        if mode == "mean"
+        else _MAX
+        if mode == "max"
+        else _UNKNOWN_MODE
+    )
+    if max_norm is not None:
+        # In a graph the shapes are checked while it is traced, the offsets when the bags are read.
+        if not is_dynamo_compiling():
+            _check_embedding_bag(
+                weight,
+                input,
+                offsets,
+                mode_enum,
+                scale_grad_by_freq,
+                sparse,
+                per_sample_weights,
+                include_last_offset,
+                padding_idx,
+            )
+        _renorm_for_lookup(weight, input, max_norm, norm_type)
+    entry = _ops.embedding_bag.default if is_dynamo_compiling() else _embedding_bag
+    return entry(
+        weight,
+        input,
+        offsets,
+        scale_grad_by_freq,
+        mode_enum,
+        sparse,
+        per_sample_weights,
+        include_last_offset,
+        padding_idx,
+    )
+
+
+def embedding_renorm_(
+    weight: Tensor, input: Tensor, max_norm: float, norm_type: float = 2.0
+) -> Tensor:
+    """Scales rows down to ``max_norm``, in place: ``torch.embedding_renorm_``.
+
+    A row is multiplied by ``max_norm / (norm + 1e-7)`` if its norm is larger than ``max_norm``.
+
+    Args:
+        weight: The table, ``(V, D)``, floating point. Not a leaf that requires grad, unless under
+            ``torch.no_grad()``.
+        input: Indices of any shape; uint8, int16, int32 or int64.
+        max_norm: The largest norm that a row may keep.
+        norm_type: The p of the p-norm.
+
+    Returns:
+        ``weight``.
+
+    Raises:
+        IndexError: An index is out of range; no row has been changed then.
+        RuntimeError: A dtype or shape does not fit, or ``weight`` is a leaf that requires grad.
+    """
+    if has_torch_function_variadic(weight, input):
+        return handle_torch_function(
+            embedding_renorm_, (weight, input), weight, input, max_norm, norm_type=norm_type
+        )
+    entry = _ops.embedding_renorm_.default if is_dynamo_compiling() else _embedding_renorm_
+    return entry(weight, input, max_norm, norm_type)
+
+
+def _padding_row(padding_idx: int, num_embeddings: int) -> int:
+    if not -num_embeddings <= padding_idx < num_embeddings:
+        raise AssertionError("Padding_idx must be within num_embeddings")
+    return padding_idx + num_embeddings if padding_idx < 0 else padding_idx
+
+
+def _renorm_for_lookup(weight: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> None:
+    # detach() shares the version counter: whoever saved the table for backward still learns of the
+    # change.
+    with torch.no_grad():
+        embedding_renorm_(weight.detach(), indices, max_norm, norm_type)
+
+
+def _nested_embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None,
+    max_norm: float | None,
+    norm_type: float,
+    scale_grad_by_freq: bool,
+    sparse: bool,
+) -> Tensor:
+    """A nested tensor of rows with the structure of ``input``."""
+    options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    if input.layout is not torch.jagged:
+        rows = [embedding(component, weight, *options) for component in input.unbind()]
+        return torch.nested.as_nested_tensor(rows)
+    jagged: Any = input  # the stubs of Tensor know nothing of what follows
+    return torch.nested.nested_tensor_from_jagged(
+        embedding(jagged.values(), weight, *options),
+        offsets=jagged.offsets(),
+        lengths=jagged.lengths(),
+        jagged_dim=jagged._ragged_idx,
+    )
+
+
+def _unpack_nested_bags(
+    input: Tensor, per_sample_weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The lookups, offsets (with the last one) and weights of a jagged tensor."""
+    if per_sample_weights is not None:
+        if input.size() != per_sample_weights.size():
+            raise ValueError(
+                f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is not None, "
+                f"then it must have the same shape as the input ({input.shape})"
+            )
+        if not per_sample_weights.is_nested:
+            raise ValueError(
+                "If input is nested, then per_sample_weights must be nested if specified"
+            )
+        per_sample_weights = per_sample_weights.values().reshape(-1)
+    if input.dim() != 2:
+        raise ValueError(
+            f"input has to be 1D or 2D Tensor, but got Tensor of dimension {input.dim()}"
+        )
+    jagged: Any = input  # the stubs of Tensor know nothing of offsets()
+    return jagged.values().reshape(-1), jagged.offsets(), per_sample_weights
