@@ -1,0 +1,176 @@
+"""torch.library.opcheck on every operator: schema, autograd registration, fake tensors, AOT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+ops = torch.ops.myemb
+ROWS, WIDTH = 7, 4
+
+
+def lookups(device: str, *shape: int) -> Tensor:
+    return torch.randint(ROWS, shape, device=device)
+
+
+def values(device: str, *shape: int, requires_grad: bool = False) -> Tensor:
+    return torch.randn(shape, device=device, requires_grad=requires_grad)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (0,)])
+@pytest.mark.parametrize("options", [(-1, False, False), (2, True, False), (2, False, True)])
+def test_embedding(
+    requires_grad: bool, shape: tuple[int, ...], options: tuple[Any, ...], device: str
+) -> None:
+    weight = values(device, ROWS, WIDTH, requires_grad=requires_grad)
+    rows = lookups(device, *shape)
+    if options[2] and requires_grad and options[0] >= 0:
+        # How many entries padding leaves is known only when it runs: nothing for a graph.
+        tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+        opcheck(ops.embedding.default, (weight, rows, *options), test_utils=tests)
+        options = (-1, *options[1:])
+    opcheck(ops.embedding.default, (weight, rows, *options))
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("options", [(-1, False), (3, True)])
+def test_embedding_dense_backward(
+    requires_grad: bool, options: tuple[Any, ...], device: str
+) -> None:
+    grad_output = values(device, 2, 3, WIDTH, requires_grad=requires_grad)
+    opcheck(
+        ops.embedding_dense_backward.default, (grad_output, lookups(device, 2, 3), ROWS, *options)
+    )
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, float("inf")])
+def test_embedding_renorm_(norm_type: float, device: str) -> None:
+    weight = values(device, ROWS, WIDTH)
+    opcheck(ops.embedding_renorm_.default, (weight, lookups(device, 2, 3), 0.5, norm_type))
+
+
+def bag_lookups(form: str, device: str) -> tuple[Tensor, Tensor | None, bool, int]:
+    """Indices, offsets, include_last_offset and how many bags they make."""
+    if form == "matrix":
+        return lookups(device, 3, 2), None, False, 3
+    starts = [0, 2, 2, 6] if form == "last" else [0, 2, 2]
+    return lookups(device, 6), torch.tensor(starts, device=device), form == "last", 3
+
+
+forms = pytest.mark.parametrize("form", ["matrix", "offsets", "last"])
+paddings = pytest.mark.parametrize("padding_idx", [None, 1])
+
+
+@forms
+@paddings
+@pytest.mark.parametrize("mode", [0, 1, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_embedding_bag(
+    form: str,
+    padding_idx: int | None,
+    mode: int,
+    weighted: bool,
+    requires_grad: bool,
+    device: str,
+) -> None:
+    rows, offsets, last, _ = bag_lookups(form, device)
+    weight = values(device, ROWS, WIDTH, requires_grad=requires_grad)
+    factors = values(device, *rows.shape, requires_grad=requires_grad) if weighted else None
+    frequency = mode != 2 and weighted
+    arguments = (weight, rows, offsets, frequency, mode, False, factors, last, padding_idx)
+    opcheck(ops.embedding_bag.default, arguments)
+
+
+@forms
+@pytest.mark.parametrize("mode", [0, 1])
+def test_embedding_bag_with_a_sparse_gradient(form: str, mode: int, device: str) -> None:
+    rows, offsets, last, _ = bag_lookups(form, device)
+    weight = values(device, ROWS, WIDTH, requires_grad=True)
+    opcheck(ops.embedding_bag.default, (weight, rows, offsets, False, mode, True, None, last, None))
+
+
+@forms
+@paddings
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_embedding_bag_max(
+    form: str, padding_idx: int | None, requires_grad: bool, device: str
+) -> None:
+    rows, offsets, last, _ = bag_lookups(form, device)
+    weight = values(device, ROWS, WIDTH, requires_grad=requires_grad)
+    factors = values(device, *rows.shape)
+    opcheck(ops.embedding_bag_max.default, (weight, rows, offsets, factors, last, padding_idx))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+@pytest.mark.parametrize("include_last_offset", [False, True])
+def test_checked_offsets(dtype: torch.dtype, include_last_offset: bool, device: str) -> None:
+    offsets = torch.tensor([[0, 2, 6], [0, 0, 6]], dtype=dtype, device=device)
+    for each in (offsets, offsets[0]):
+        opcheck(ops.checked_offsets.default, (each, 6, include_last_offset))
+
+
+@forms
+@paddings
+@pytest.mark.parametrize("mode", [0, 1, 2])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_backward_operators_of_bags(
+    form: str, padding_idx: int | None, mode: int, requires_grad: bool, device: str
+) -> None:
+    rows, offsets, last, bags = bag_lookups(form, device)
+    weight = values(device, ROWS, WIDTH)
+    factors = values(device, *rows.shape, requires_grad=requires_grad)
+    positions = None
+    if mode == 2:
+        maxima = ops.embedding_bag_max(weight, rows, offsets, factors.detach(), last, padding_idx)
+        positions = maxima[1]
+    grad_output = values(device, bags, WIDTH, requires_grad=requires_grad)
+    frequency = mode == 1
+    common = (last, padding_idx)
+    opcheck(
+        ops.embedding_bag_dense_backward.default,
+        (grad_output, rows, offsets, positions, ROWS, frequency, mode, factors, *common),
+    )
+    opcheck(
+        ops.embedding_bag_per_sample_weights_backward.default,
+        (
+            grad_output,
+            weight.requires_grad_(requires_grad),
+            rows,
+            offsets,
+            positions,
+            mode,
+            *common,
+        ),
+    )
+    if mode != 2:
+        opcheck(
+            ops.embedding_bag_sparse_backward.default,
+            (grad_output, rows, offsets, ROWS, frequency, mode, factors, *common),
+        )
+
+
+def test_every_operator_is_checked_here() -> None:
+    """A new operator needs a test of its own in this file."""
+    checked = {
+        "embedding",
+        "embedding_dense_backward",
+        "embedding_renorm_",
+        "embedding_bag",
+        "embedding_bag_max",
+        "checked_offsets",
+        "embedding_bag_dense_backward",
+        "embedding_bag_sparse_backward",
+        "embedding_bag_per_sample_weights_backward",
+    }
+    registered = {
+        name.removeprefix("myemb::")
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("myemb::")
+    }
+    assert registered == checked
