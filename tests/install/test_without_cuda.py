@@ -1,0 +1,34 @@
+"""A machine without a CUDA toolkit, with PyPI's torch, which is a CUDA build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import EXAMPLE, ROOT, configure, has_tool, run, succeed
+
+WITHOUT_CUDA = ROOT / "tests" / "install" / "without_cuda.sh"
+
+if has_tool("nvcc") and run(WITHOUT_CUDA, "true").returncode != 0:
+    pytest.skip("no mount namespace may be made here (unshare)", allow_module_level=True)
+
+
+def test_the_toolkit_is_hidden() -> None:
+    assert run(WITHOUT_CUDA, "nvcc", "--version").returncode != 0
+
+
+def test_build_configures(tmp_path: Path) -> None:
+    output = succeed(WITHOUT_CUDA, *configure(ROOT, tmp_path))
+    assert "CUDA kernels OFF" in output
+
+
+def test_build_with_cuda_demanded_says_what_is_missing(tmp_path: Path) -> None:
+    result = run(WITHOUT_CUDA, *configure(ROOT, tmp_path, "-DMYEMB_CUDA=ON"))
+    assert result.returncode != 0
+    assert "MYEMB_CUDA=ON, but no working nvcc was found: set CUDACXX" in result.stdout
+
+
+def test_find_package_configures(prefix: Path, tmp_path: Path) -> None:
+    # The package under test has CUDA kernels if this machine has nvcc; to use it takes no toolkit.
+    consumer = configure(EXAMPLE, tmp_path)
+    succeed(WITHOUT_CUDA, *consumer, f"-DCMAKE_PREFIX_PATH={prefix}")
