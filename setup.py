@@ -79,12 +79,13 @@ class CMakeBuild(build_ext):
         self.install_into(ROOT / "python" / "myemb")
 
     def configure(self, *options: str) -> None:
-        """Runs CMake; with other options than before, such as another torch, it forgets the old."""
+        """Runs CMake, which forgets what it found with other options, such as another torch."""
         remembered = self.build_dir / "setup.txt"
         text = "\n".join(options)
-        fresh = not remembered.exists() or remembered.read_text() != text
-        where = ("-S", str(ROOT), "-B", str(self.build_dir), "-GNinja")
-        self.cmake(*where, *(["--fresh"] if fresh else []), *options)
+        if not remembered.exists() or remembered.read_text() != text:
+            # Not --fresh: that deletes the objects too.
+            (self.build_dir / "CMakeCache.txt").unlink(missing_ok=True)
+        self.cmake("-S", str(ROOT), "-B", str(self.build_dir), "-GNinja", *options)
         remembered.write_text(text)
 
     def install_into(self, package: Path, *options: str) -> None:

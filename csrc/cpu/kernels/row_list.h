@@ -15,7 +15,7 @@ template <typename T>
 struct RowList {
   int count = 0;
   const T* rows[kChunk];
-  Accumulator<T> weights[kChunk];
+  Accumulator<T> weights[kChunk];  // written only if there are weights
   int64_t lookups[kChunk];  // the position of each row's lookup
 };
 
@@ -67,7 +67,7 @@ class RowGatherer {
       if (index == padding_idx_) continue;
       const T* row = table + index * rows_.row_stride;
       list.rows[count] = packed_ ? pack(row, count) : row;
-      list.weights[count] = weights_ ? weights_[i] : A(1);
+      if (weights_) list.weights[count] = weights_[i];
       list.lookups[count] = i;
       ++count;
     }
