@@ -89,7 +89,7 @@ struct SavedCall {
   at::Tensor grad_per_sample_weights(const at::Tensor& grad) const {
     return myemb::embedding_bag_per_sample_weights_backward(
                grad, weight, indices, offsets, positions, mode, include_last_offset, padding_idx)
-        .to(per_sample_weights->scalar_type());
+        .to(per_sample_weights.value().scalar_type());
   }
 };
 
