@@ -11,12 +11,16 @@
 
 namespace myemb::MYEMB_ISA {
 
+// How far ahead of its use a row is asked for: far enough to hide DRAM, little enough to stay in
+// L1.
+inline constexpr int64_t kPrefetchBytes = 4096;
+
 template <typename T>
 struct RowList {
   int count = 0;
   const T* rows[kChunk];
   Accumulator<T> weights[kChunk];  // written only if there are weights
-  int64_t lookups[kChunk];  // the position of each row's lookup
+  int64_t lookups[kChunk];         // the position of each row's lookup
 };
 
 // Reads one row after another for the chunks of one call. A table whose columns are not next to
@@ -49,10 +53,6 @@ class RowGatherer {
   }
 
  private:
-  // How far ahead of its use a row is asked for: far enough to hide DRAM, little enough to stay in
-  // L1.
-  static constexpr int64_t kPrefetchBytes = 4096;
-
   template <typename Index>
   void gather_from(const Index* indices, int64_t begin, int64_t end, RowList<T>& list) {
     const T* table = static_cast<const T*>(rows_.data);

@@ -1,32 +1,42 @@
 // gather-reduce by addition: sum and mean bags, and every dense gradient.
 
-#include <cpu/kernels/row_list.h>
+#include <cpu/kernels/row_source.h>
 
 #include <algorithm>
 
 namespace myemb::MYEMB_ISA {
 namespace {
 
-// out = sum_i weight_i * row_i / divisor over one list. The sums stay in registers from the first
-// row to the last; a divisor of 1 is no division.
-template <bool kWeighted, typename T, typename Out>
-void sum_list(const RowList<T>& list, int64_t dim, Accumulator<T> divisor, Out* out) {
-  using A = Accumulator<T>;
-  cover_columns<A>(dim, [&]<int L, int V>(int64_t column) {
+// out = sum_i weight_i * row_i over the lookups [begin, end), divided by how many there are if
+// average; returns that number. The sums stay in registers from the first row to the last.
+template <bool kWeighted, typename Source, typename Out>
+int64_t sum_rows(const Source& source, int64_t begin, int64_t end, int64_t dim, bool average,
+                 Out* out) {
+  using A = typename Source::A;
+  int64_t counted = 0;
+  const auto sum_tile = [&]<int L, int V>(int64_t column) {
     Vector<A, L> sum[V] = {};
-    for (int i = 0; i < list.count; ++i) {
-      const T* row = list.rows[i] + column;
+    counted = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const auto* row = source.template row<L * V>(i, column);
+      if (!row) continue;
+      ++counted;
       for (int v = 0; v < V; ++v) {
-        Vector<A, L> x = load<L>(row + v * L);
-        if constexpr (kWeighted) x = x * list.weights[i];
+        Vector<A, L> x = load<L>(row + column + v * L);
+        if constexpr (kWeighted) x = x * source.weight(i);
         sum[v] += x;
       }
     }
     for (int v = 0; v < V; ++v) {
-      if (divisor != A(1)) sum[v] = sum[v] / divisor;
+      if (average && counted > 1) sum[v] = sum[v] / static_cast<A>(counted);
       store<L>(out + column + v * L, sum[v]);
     }
-  });
+  };
+  cover_columns<A>(dim, sum_tile);
+  if (dim == 0) {  // nothing to add, but indices to check
+    for (int64_t i = begin; i < end; ++i) counted += source.template row<1>(i, 0) != nullptr;
+  }
+  return counted;
 }
 
 // sum += row, and out = sum / divisor: how the chunks of a long segment come together.
@@ -60,8 +70,7 @@ class SegmentSummer {
   void sum_segment(int64_t segment) {
     const int64_t begin = args_.segments.begin(segment), end = args_.segments.end(segment);
     if (end - begin <= kChunk && !args_.positions) {
-      gatherer_.gather(begin, end, list_);
-      sum_gathered(divisor(list_.count), out_row(segment));
+      sum_lookups(begin, end, args_.average, out_row(segment));
       return;
     }
     A* sum = scratch(sum_);
@@ -77,9 +86,7 @@ class SegmentSummer {
   // Sums the lookups [begin, end) of one chunk; returns how many were not padding.
   int64_t sum_chunk(int64_t begin, int64_t end, A* out) {
     if (args_.positions) return sum_where_max(begin, end, out);
-    gatherer_.gather(begin, end, list_);
-    sum_gathered(A(1), out);
-    return list_.count;
+    return sum_lookups(begin, end, /*average=*/false, out);
   }
 
   void combine(int64_t segment, const A* partials, int64_t chunks, int64_t counted) {
@@ -105,12 +112,31 @@ class SegmentSummer {
   }
 
   template <typename Out>
-  void sum_gathered(A divisor, Out* out) {
-    if (args_.weights) {
-      sum_list<true>(list_, dim_, divisor, out);
-    } else {
-      sum_list<false>(list_, dim_, divisor, out);
+  int64_t sum_lookups(int64_t begin, int64_t end, bool average, Out* out) {
+    if (args_.rows.column_stride != 1) {
+      gatherer_.gather(begin, end, list_);
+      return sum_source(ListedRows<T>{list_}, 0, list_.count, average, out);
     }
+    if (args_.indices.is_int64) return sum_source(table_rows<int64_t>(), begin, end, average, out);
+    return sum_source(table_rows<int32_t>(), begin, end, average, out);
+  }
+
+  template <typename Source, typename Out>
+  int64_t sum_source(const Source& source, int64_t begin, int64_t end, bool average, Out* out) {
+    if (args_.weights) return sum_rows<true>(source, begin, end, dim_, average, out);
+    return sum_rows<false>(source, begin, end, dim_, average, out);
+  }
+
+  template <typename Index>
+  TableRows<T, Index> table_rows() const {
+    return {static_cast<const T*>(args_.rows.data),
+            args_.rows.count,
+            args_.rows.row_stride,
+            static_cast<const Index*>(args_.indices.data),
+            args_.indices.count,
+            args_.padding_idx,
+            static_cast<const A*>(args_.weights),
+            args_.bad};
   }
 
   // Mode max's gradient: a lookup adds only to the columns whose maximum it was.

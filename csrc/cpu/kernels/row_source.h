@@ -1,0 +1,72 @@
+#pragma once
+
+// The gather half of a sum: where the row of a lookup is, or null if it is left out.
+
+#include <cpu/kernels/row_list.h>
+
+namespace myemb::MYEMB_ISA {
+
+// Rows of a table whose columns are next to each other, straight from the indices. Bounds are
+// checked and later rows prefetched where the row is read, so a lookup is touched once for each
+// tile of columns.
+template <typename T, typename Index>
+struct TableRows {
+  using Value = T;
+  using A = Accumulator<T>;
+
+  const T* table;
+  int64_t num_rows;
+  int64_t row_stride;
+  const Index* indices;
+  int64_t num_lookups;
+  int64_t padding_idx;
+  const A* weights;
+  BadIndex* bad;
+
+  // The row of lookup i, of which the caller will read the kElements from column on.
+  template <int kElements>
+  MYEMB_INLINE const T* row(int64_t i, int64_t column) const {
+    constexpr int64_t kBytes = kElements * static_cast<int64_t>(sizeof(T));
+    constexpr int64_t kAhead = kPrefetchBytes / kBytes;
+    if (i + kAhead < num_lookups) prefetch<kBytes>(indices[i + kAhead], column);
+    const int64_t index = indices[i];
+    if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(num_rows)) {
+      bad->note(i);
+      return nullptr;
+    }
+    return index == padding_idx ? nullptr : table + index * row_stride;
+  }
+
+  MYEMB_INLINE A weight(int64_t i) const { return weights[i]; }
+
+ private:
+  // The index is not checked yet, so the address is integer arithmetic; prefetching a wrong one is
+  // harmless.
+  template <int64_t kBytes>
+  MYEMB_INLINE void prefetch(int64_t index, int64_t column) const {
+    const uintptr_t line =
+        reinterpret_cast<uintptr_t>(table + column) +
+        static_cast<uintptr_t>(index) * static_cast<uintptr_t>(row_stride) * sizeof(T);
+    for (int64_t at = 0; at < kBytes; at += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(line + at));
+    }
+  }
+};
+
+// Rows that a RowGatherer has listed: those of a table with strided columns, packed.
+template <typename T>
+struct ListedRows {
+  using Value = T;
+  using A = Accumulator<T>;
+
+  const RowList<T>& list;
+
+  template <int kElements>
+  MYEMB_INLINE const T* row(int64_t i, int64_t /*column*/) const {
+    return list.rows[i];
+  }
+
+  MYEMB_INLINE A weight(int64_t i) const { return list.weights[i]; }
+};
+
+}  // namespace myemb::MYEMB_ISA
