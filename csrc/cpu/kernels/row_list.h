@@ -13,7 +13,7 @@ namespace myemb::MYEMB_ISA {
 
 // How far ahead of its use a row is asked for: far enough to hide DRAM, little enough to stay in
 // L1.
-inline constexpr int64_t kPrefetchBytes = 4096;
+inline constexpr int64_t kPrefetchBytes = 8192;
 
 template <typename T>
 struct RowList {

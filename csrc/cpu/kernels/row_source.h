@@ -11,7 +11,6 @@ namespace myemb::MYEMB_ISA {
 // tile of columns.
 template <typename T, typename Index>
 struct TableRows {
-  using Value = T;
   using A = Accumulator<T>;
 
   const T* table;
@@ -56,7 +55,6 @@ struct TableRows {
 // Rows that a RowGatherer has listed: those of a table with strided columns, packed.
 template <typename T>
 struct ListedRows {
-  using Value = T;
   using A = Accumulator<T>;
 
   const RowList<T>& list;
