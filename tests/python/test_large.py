@@ -1,4 +1,4 @@
-"""Tables of more than 2**31 elements. Only the pages that are touched exist, so it costs little."""
+"""Gradients and norms in a table of more than 2**31 elements, of which only touched pages exist."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from myemb.functional import embedding, embedding_bag, embedding_renorm_
+from myemb.functional import embedding, embedding_renorm_
 
 WIDTH = 64
 ROWS = 2**31 // WIDTH + 1000
@@ -24,18 +24,6 @@ def weight() -> Tensor:
 @pytest.fixture
 def lookups() -> Tensor:
     return torch.tensor([ROWS - 4, ROWS - 1, ROWS - 2, ROWS - 1])
-
-
-def test_rows_at_the_end(weight: Tensor, lookups: Tensor) -> None:
-    assert embedding(lookups, weight)[:, -1].tolist() == [1, 4, 3, 4]
-    with pytest.raises(IndexError, match=f"index {ROWS} at position 0"):
-        embedding(torch.tensor([ROWS]), weight)
-
-
-@pytest.mark.parametrize(("mode", "expected"), [("sum", 12), ("mean", 3), ("max", 4)])
-def test_bags_at_the_end(weight: Tensor, lookups: Tensor, mode: str, expected: float) -> None:
-    output = embedding_bag(lookups.view(1, 4), weight, mode=mode)
-    assert torch.equal(output, torch.full((1, WIDTH), expected, dtype=torch.bfloat16))
 
 
 def test_sparse_gradient_at_the_end(weight: Tensor, lookups: Tensor) -> None:
