@@ -88,8 +88,7 @@ struct SavedCall {
 
   at::Tensor grad_per_sample_weights(const at::Tensor& grad) const {
     return myemb::embedding_bag_per_sample_weights_backward(
-               grad, weight, indices, offsets, positions, mode, include_last_offset, padding_idx)
-        .to(per_sample_weights.value().scalar_type());
+        grad, weight, indices, offsets, positions, mode, include_last_offset, padding_idx);
   }
 };
 
@@ -135,8 +134,9 @@ class EmbeddingBagFunction : public torch::autograd::Function<EmbeddingBagFuncti
     // Edges count the tensors that were given: weight, indices, offsets, per_sample_weights.
     const size_t weights_edge = call.offsets ? 3 : 2;
     if (ctx->needs_input_grad(0)) gradients[0] = call.grad_weight(grads[0]);
-    if (call.per_sample_weights && ctx->needs_input_grad(weights_edge)) {
-      gradients[6] = call.grad_per_sample_weights(grads[0]);
+    if (const auto& weights = call.per_sample_weights;
+        weights && ctx->needs_input_grad(weights_edge)) {
+      gradients[6] = call.grad_per_sample_weights(grads[0]).to(weights->scalar_type());
     }
     return gradients;
   }

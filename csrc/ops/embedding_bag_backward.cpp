@@ -141,7 +141,7 @@ class DenseBackwardFunction : public torch::autograd::Function<DenseBackwardFunc
                       .reshape_symint(bags.indices.sym_sizes());
     }
     at::Tensor grad_grad, grad_weights;
-    if (grad_output.defined() && ctx->needs_input_grad(1)) {
+    if (weights && grad_output.defined() && ctx->needs_input_grad(1)) {
       grad_weights = bags.weights(grad_output, table);
       if (frequency) grad_weights = grad_weights * *frequency;
       grad_weights = grad_weights.to(weights->scalar_type());
