@@ -1,5 +1,6 @@
 #include <cuda/launch.h>
 #include <ops/checks.h>
+#include <ops/types.h>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -17,8 +18,7 @@ at::Tensor embedding_cuda(const at::Tensor& weight, const at::Tensor& indices,
   const c10::cuda::CUDAGuard guard(weight.device());
   const bool packed = weight.size(1) <= 1 || weight.stride(1) == 1;
   const at::Tensor table = packed ? weight : weight.contiguous();
-  const bool is_int32 = indices.scalar_type() == at::kInt;
-  const at::Tensor lookups = (is_int32 ? indices : indices.to(at::kLong)).contiguous();
+  const at::Tensor lookups = kernel_indices(indices);
   at::DimVector shape(indices.sizes().begin(), indices.sizes().end());
   shape.push_back(table.size(1));
   const at::Tensor out = at::empty(shape, table.options());
@@ -30,7 +30,7 @@ at::Tensor embedding_cuda(const at::Tensor& weight, const at::Tensor& indices,
           .row_bytes = table.size(1) * element_size,
           .row_stride_bytes = table.stride(0) * element_size,
           .indices = lookups.const_data_ptr(),
-          .indices_are_int64 = !is_int32,
+          .indices_are_int64 = lookups.scalar_type() == at::kLong,
           .num_lookups = lookups.numel(),
           .out = out.mutable_data_ptr(),
       },

@@ -62,8 +62,8 @@ at::Tensor embedding_bag_cpu(const at::Tensor& weight, const at::Tensor& indices
   const BagArguments arguments{indices, offsets, per_sample_weights, include_last_offset};
   check_embedding_bag_arguments(weight, arguments, mode, scale_grad_by_freq, sparse);
   const CpuBags bags(arguments, padding_idx, weight.size(0), weight.scalar_type());
-  if (mode == static_cast<int64_t>(BagMode::Max)) return std::get<0>(max_bags(weight, bags, false));
-  return sum_bags(weight, bags, mode == static_cast<int64_t>(BagMode::Mean));
+  if (is_mode(mode, BagMode::Max)) return std::get<0>(max_bags(weight, bags, false));
+  return sum_bags(weight, bags, is_mode(mode, BagMode::Mean));
 }
 
 std::tuple<at::Tensor, at::Tensor> embedding_bag_max_cpu(

@@ -6,15 +6,12 @@
 #include <myemb/ops.h>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 namespace myemb {
 namespace {
 
 using OptionalIndex = std::optional<int64_t>;
-
-bool is_mean(int64_t mode) { return mode == static_cast<int64_t>(BagMode::Mean); }
 
 at::Tensor dense_backward_cpu(const at::Tensor& grad_output, const at::Tensor& indices,
                               const OptionalTensor& offsets, const OptionalTensor& positions,
@@ -27,7 +24,8 @@ at::Tensor dense_backward_cpu(const at::Tensor& grad_output, const at::Tensor& i
   const CpuBags bags(arguments, padding_idx, num_weights, type);
   const RowGroups groups =
       group_by_row(bags.indices, num_weights, bags.padding_idx, "embedding_bag_dense_backward");
-  const LookupSources sources = lookup_sources(bags, is_mean(mode), accumulator_type(type));
+  const LookupSources sources =
+      lookup_sources(bags, is_mode(mode, BagMode::Mean), accumulator_type(type));
   const at::Tensor grad = grad_output.contiguous();
   const at::Tensor argmax = positions ? positions->contiguous() : at::Tensor();
   const GradientSource source{
@@ -76,7 +74,8 @@ at::Tensor sparse_backward_cpu(const at::Tensor& grad_output, const at::Tensor& 
   check_bag_gradient(grad_output, std::nullopt, arguments, mode);
   const at::ScalarType type = grad_output.scalar_type();
   const CpuBags bags(arguments, padding_idx, num_weights, type);
-  LookupSources sources = lookup_sources(bags, is_mean(mode), accumulator_type(type));
+  LookupSources sources =
+      lookup_sources(bags, is_mode(mode, BagMode::Mean), accumulator_type(type));
   if (scale_grad_by_freq) scale_by_frequency(sources, bags, num_weights, accumulator_type(type));
   const int64_t no_bag = grad_output.size(0), count = bags.indices.count;
   BadIndex bad;
@@ -117,7 +116,7 @@ at::Tensor per_sample_weights_backward_cpu(const at::Tensor& grad_output, const 
   check_weight_of_gradient(grad_output, weight);
   const at::ScalarType accumulator = accumulator_type(weight.scalar_type());
   const CpuBags bags(arguments, padding_idx, weight.size(0), weight.scalar_type());
-  const LookupSources sources = lookup_sources(bags, is_mean(mode), accumulator);
+  const LookupSources sources = lookup_sources(bags, is_mode(mode, BagMode::Mean), accumulator);
   const at::Tensor grad = grad_output.contiguous();
   const at::Tensor argmax = positions ? positions->contiguous() : at::Tensor();
   const at::Tensor out = at::empty(indices.sizes(), weight.options().dtype(accumulator));

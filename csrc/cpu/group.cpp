@@ -36,8 +36,8 @@ using Keys = std::unique_ptr<uint64_t[]>;
 
 // Below this, the histograms of a radix pass cost more than comparing.
 constexpr int64_t kComparisonSort = 256;
-constexpr int kMaxDigitBits =
-    11;  // 2,048 counters: a page fault less than 12 bits, and still in L1
+// 2,048 counters: they stay in L1 beside what they count.
+constexpr int kMaxDigitBits = 11;
 
 // Padding lookups get the row after the last, so that they end up behind all others.
 template <typename Index>

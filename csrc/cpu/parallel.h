@@ -32,8 +32,8 @@ void parallel_ranges(int64_t count, int64_t elements, const F& f) {
   });
 }
 
-// Run a kernel over all its segments, in parts of about as many lookups. A segment so long that it
-// would hold up the others is cut at chunk borders and shared.
+// Run a kernel over all its segments, in parts of about as many lookups. In a sum, a segment so
+// long that it would hold up the others is cut at chunk borders and shared.
 void run_segment_sum(const SegmentSum& args);
 void run_segment_max(const SegmentMax& args);
 

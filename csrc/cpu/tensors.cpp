@@ -22,18 +22,9 @@ Dtype dtype_of(const at::Tensor& tensor) {
   }
 }
 
-at::ScalarType accumulator_type(at::ScalarType type) {
-  return type == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 Rows rows_of(const at::Tensor& matrix) {
   return {matrix.const_data_ptr(), dtype_of(matrix), matrix.size(0),
           matrix.size(1),          matrix.stride(0), matrix.size(1) > 1 ? matrix.stride(1) : 1};
-}
-
-at::Tensor kernel_indices(const at::Tensor& indices) {
-  const bool supported = indices.scalar_type() == at::kInt || indices.scalar_type() == at::kLong;
-  return (supported ? indices : indices.to(at::kLong)).contiguous();
 }
 
 Indices indices_of(const at::Tensor& kernel_indices) {

@@ -5,20 +5,17 @@
 #include <cpu/kernels/kernels.h>
 
 #include <ATen/core/Tensor.h>
+#include <ops/types.h>
 
 namespace myemb {
 
 // fp64, fp32, fp16 or bf16; the ops have checked that it is one of them.
 Dtype dtype_of(const at::Tensor& tensor);
 
-// The type that reductions over such values accumulate in: fp64 for double, otherwise fp32.
-at::ScalarType accumulator_type(at::ScalarType type);
-
 // A (rows, columns) tensor with any strides.
 Rows rows_of(const at::Tensor& matrix);
 
-// Lookups as contiguous int32 or int64, flattened; other integers become int64.
-at::Tensor kernel_indices(const at::Tensor& indices);
+// What kernel_indices (ops/types.h) returned, flattened.
 Indices indices_of(const at::Tensor& kernel_indices);
 
 template <typename F>

@@ -1,6 +1,7 @@
 #include <myemb/functional.h>
 #include <myemb/ops.h>
 #include <nn/padding_idx.h>
+#include <ops/saved.h>
 
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
@@ -18,10 +19,6 @@ int64_t bag_mode(const torch::nn::EmbeddingBagMode& mode) {
   if (std::holds_alternative<torch::enumtype::kMax>(mode))
     return static_cast<int64_t>(BagMode::Max);
   return static_cast<int64_t>(BagMode::Mean);
-}
-
-std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
-  return tensor.defined() ? std::optional(tensor) : std::nullopt;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #include <ops/checks.h>
 
-#include <myemb/ops.h>
+#include <ops/types.h>
 
 #include <ATen/TensorUtils.h>
 #include <c10/util/Exception.h>
@@ -38,8 +38,7 @@ void check_same_device(const at::Tensor& first, const at::Tensor& second, const 
 }
 
 void check_per_sample_weights_type(const at::Tensor& weights, const at::Tensor& values) {
-  const bool is_16_bit = values.scalar_type() == at::kHalf || values.scalar_type() == at::kBFloat16;
-  if (is_16_bit && weights.scalar_type() == at::kFloat) return;
+  if (is_16_bit(values) && weights.scalar_type() == at::kFloat) return;
   at::checkSameType("embedding_bag", at::TensorArg(values, "weight", 1),
                     at::TensorArg(weights, "per_sample_weights", 1));
 }
@@ -126,6 +125,12 @@ void check_mode(int64_t mode) {
 
 }  // namespace
 
+void check_max_options(bool scale_grad_by_freq, bool sparse) {
+  TORCH_CHECK_VALUE(!scale_grad_by_freq,
+                    "max mode does not support scaling the gradient by the frequency");
+  TORCH_CHECK_VALUE(!sparse, "max mode does not support sparse weights");
+}
+
 void check_embedding_bag_arguments(const at::Tensor& weight, const BagArguments& bags, int64_t mode,
                                    bool scale_grad_by_freq, bool sparse) {
   check_weights_shape(bags);
@@ -133,11 +138,7 @@ void check_embedding_bag_arguments(const at::Tensor& weight, const BagArguments&
                     weight.dim());
   check_offsets_shape(bags);
   check_mode(mode);
-  if (mode == static_cast<int64_t>(BagMode::Max)) {
-    TORCH_CHECK_VALUE(!scale_grad_by_freq,
-                      "max mode does not support scaling the gradient by the frequency");
-    TORCH_CHECK_VALUE(!sparse, "max mode does not support sparse weights");
-  }
+  if (is_mode(mode, BagMode::Max)) check_max_options(scale_grad_by_freq, sparse);
   check_bag_types(bags, weight, "weight");
 }
 
@@ -151,8 +152,7 @@ void check_bag_gradient(const at::Tensor& grad_output, const OptionalTensor& pos
   TORCH_CHECK(grad_output.dim() == 2 && grad_output.sym_size(0) == num_bags,
               "embedding_bag: grad_output must have shape (", num_bags, ", D), but has shape ",
               grad_output.sym_sizes());
-  const bool is_max = mode == static_cast<int64_t>(BagMode::Max);
-  TORCH_CHECK(positions.has_value() == is_max,
+  TORCH_CHECK(positions.has_value() == is_mode(mode, BagMode::Max),
               "embedding_bag: positions must be given in mode max, and in no other");
   TORCH_CHECK(!positions || (positions->scalar_type() == at::kLong &&
                              positions->sym_sizes() == grad_output.sym_sizes()),

@@ -37,6 +37,9 @@ void check_embedding_renorm(const at::Tensor& self, const at::Tensor& indices);
 void check_embedding_bag_arguments(const at::Tensor& weight, const BagArguments& bags, int64_t mode,
                                    bool scale_grad_by_freq, bool sparse);
 
+// The options that embedding_bag_max, which mode max goes through, has no arguments for.
+void check_max_options(bool scale_grad_by_freq, bool sparse);
+
 // The lookups, grad_output (B, D), and positions (B, D) exactly in mode max.
 void check_bag_gradient(const at::Tensor& grad_output, const OptionalTensor& positions,
                         const BagArguments& bags, int64_t mode);

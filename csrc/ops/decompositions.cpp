@@ -11,15 +11,12 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <ops/sparse_rows.h>
+#include <ops/types.h>
 
 #include <limits>
 
 namespace myemb {
 namespace {
-
-bool is_16_bit(const at::Tensor& values) {
-  return values.scalar_type() == at::kHalf || values.scalar_type() == at::kBFloat16;
-}
 
 // rows (*, D) of lookups (*) as they are, with each derivative divided by the count of its row:
 // what scale_grad_by_freq means, in every mode of differentiation. The difference that carries it
@@ -35,7 +32,7 @@ at::Tensor scale_derivative(const at::Tensor& rows, const at::Tensor& lookups,
 
 // fp32 for 16-bit values: sums are rounded once here, too.
 at::Tensor to_accumulator(const at::Tensor& values) {
-  return values.scalar_type() == at::kDouble ? values : values.to(at::kFloat);
+  return values.to(accumulator_type(values.scalar_type()));
 }
 
 // The bag of each lookup, (N). Of bags that start at the same place all but the last are empty.
@@ -161,13 +158,13 @@ at::Tensor decompose_embedding_bag(const at::Tensor& weight, const BagArguments&
     rows = rows * to_accumulator(bags.per_sample_weights->reshape({-1})).unsqueeze(1);
   }
   at::Tensor out;
-  if (mode == static_cast<int64_t>(BagMode::Max)) {
+  if (is_mode(mode, BagMode::Max)) {
     out = gather_positions(rows, at::arange(lookups.sym_size(0), lookups.options()),
                            max_positions(rows, keep, bag_of, num_bags), std::nullopt);
   } else {
     // where, not a product with the mask: a padding row may hold NaN
     out = sum_rows(at::where(keep.unsqueeze(1), rows, 0), bag_of, num_bags);
-    if (mode == static_cast<int64_t>(BagMode::Mean)) {
+    if (is_mode(mode, BagMode::Mean)) {
       out = out / bag_counts(keep, bag_of, num_bags, out.scalar_type());
     }
   }
@@ -198,8 +195,7 @@ at::Tensor decompose_sparse_values(const at::Tensor& grad_output, const BagArgum
     values = values * to_accumulator(bags.per_sample_weights->reshape({-1})).unsqueeze(1);
   }
   const at::Tensor keep = is_counted(lookups, padding_idx);
-  if (mode == static_cast<int64_t>(BagMode::Mean))
-    values = divide_by_count(values, keep, bag_of, bags);
+  if (is_mode(mode, BagMode::Mean)) values = divide_by_count(values, keep, bag_of, bags);
   if (scale_grad_by_freq) {
     values = values * inverse_frequency(lookups, num_weights, values.scalar_type());
   }
@@ -260,8 +256,7 @@ at::Tensor decompose_per_sample_weights_backward(const at::Tensor& grad_output,
     const at::Tensor bag_of = bag_of_lookup(bags);
     const at::Tensor keep = is_counted(lookups, padding_idx);
     at::Tensor dots = (grad.index_select(0, bag_of) * table.index_select(0, lookups)).sum(1, true);
-    if (mode == static_cast<int64_t>(BagMode::Mean))
-      dots = divide_by_count(dots, keep, bag_of, bags);
+    if (is_mode(mode, BagMode::Mean)) dots = divide_by_count(dots, keep, bag_of, bags);
     out = at::where(keep, dots.squeeze(1), 0);
   }
   return out.reshape_symint(bags.indices.sym_sizes());

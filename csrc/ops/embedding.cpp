@@ -6,6 +6,7 @@
 #include <ops/saved.h>
 #include <ops/sparse_rows.h>
 #include <ops/typed_op.h>
+#include <ops/types.h>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -159,7 +160,7 @@ at::Tensor embedding_dense_backward_autograd(const at::Tensor& grad_output,
 // The count is itself a gradient: that of a table of one column, each lookup adding one.
 at::Tensor inverse_frequency(const at::Tensor& lookups, const c10::SymInt& num_weights,
                              at::ScalarType type) {
-  const auto options = lookups.options().dtype(type == at::kDouble ? at::kDouble : at::kFloat);
+  const auto options = lookups.options().dtype(accumulator_type(type));
   const at::Tensor ones = at::ones_symint({lookups.sym_size(0), 1}, options);
   const at::Tensor counts = myemb::embedding_dense_backward(ones, lookups, num_weights);
   return myemb::embedding(counts, lookups).reciprocal();

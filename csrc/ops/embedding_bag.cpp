@@ -7,6 +7,7 @@
 #include <ops/saved.h>
 #include <ops/sparse_rows.h>
 #include <ops/typed_op.h>
+#include <ops/types.h>
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -17,8 +18,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-bool is_max(int64_t mode) { return mode == static_cast<int64_t>(BagMode::Max); }
 
 at::Tensor embedding_bag_meta(const at::Tensor& weight, const at::Tensor& indices,
                               const OptionalTensor& offsets, bool scale_grad_by_freq, int64_t mode,
@@ -62,9 +61,9 @@ struct SavedCall {
     auto& data = ctx->saved_data;
     return {tensors[0],
             tensors[1],
-            loaded(tensors[2]),
-            loaded(tensors[3]),
-            loaded(tensors[4]),
+            if_defined(tensors[2]),
+            if_defined(tensors[3]),
+            if_defined(tensors[4]),
             data["num_weights"].toSymInt(),
             loaded(data["padding_idx"]),
             data["mode"].toInt(),
@@ -103,10 +102,8 @@ class EmbeddingBagFunction : public torch::autograd::Function<EmbeddingBagFuncti
                             const OptionalSymInt& padding_idx) {
     const at::AutoDispatchBelowADInplaceOrView below;
     at::Tensor out, positions;
-    if (is_max(mode)) {
-      TORCH_CHECK_VALUE(!scale_grad_by_freq,
-                        "max mode does not support scaling the gradient by the frequency");
-      TORCH_CHECK_VALUE(!sparse, "max mode does not support sparse weights");
+    if (is_mode(mode, BagMode::Max)) {
+      check_max_options(scale_grad_by_freq, sparse);
       std::tie(out, positions) = myemb::embedding_bag_max(
           weight, indices, offsets, per_sample_weights, include_last_offset, padding_idx);
     } else {

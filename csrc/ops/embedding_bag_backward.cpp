@@ -17,10 +17,10 @@
 #include <ops/saved.h>
 #include <ops/sparse_rows.h>
 #include <ops/typed_op.h>
+#include <ops/types.h>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -61,8 +61,8 @@ at::Tensor per_sample_weights_backward_meta(const at::Tensor& grad_output, const
                      mode);
   check_weight_of_gradient(grad_output, weight);
   wrap_padding_idx(padding_idx, weight.sym_size(0));
-  const auto type = weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return weight.new_empty_symint(indices.sym_sizes(), weight.options().dtype(type));
+  return weight.new_empty_symint(indices.sym_sizes(),
+                                 weight.options().dtype(accumulator_type(weight.scalar_type())));
 }
 
 // The lookups of a backward call, kept by its autograd node.
@@ -82,8 +82,8 @@ struct SavedBags {
 
   static SavedBags load(AutogradContext* ctx, const variable_list& tensors) {
     return {tensors[0],
-            loaded(tensors[1]),
-            loaded(tensors[2]),
+            if_defined(tensors[1]),
+            if_defined(tensors[2]),
             ctx->saved_data["mode"].toInt(),
             ctx->saved_data["include_last_offset"].toBool(),
             loaded(ctx->saved_data["padding_idx"])};
@@ -134,7 +134,7 @@ class DenseBackwardFunction : public torch::autograd::Function<DenseBackwardFunc
     const variable_list tensors = ctx->get_saved_variables();
     const SavedBags bags = SavedBags::load(ctx, tensors);
     const at::Tensor &grad_output = tensors[3], &table = grads[0];
-    OptionalTensor weights = loaded(tensors[4]), frequency;
+    OptionalTensor weights = if_defined(tensors[4]), frequency;
     if (ctx->saved_data["scale_grad_by_freq"].toBool()) {
       frequency = inverse_frequency(bags.indices.reshape({-1}),
                                     ctx->saved_data["num_weights"].toSymInt(), table.scalar_type())

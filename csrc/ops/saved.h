@@ -5,18 +5,17 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/core/ivalue.h>
-#include <c10/core/SymInt.h>
+#include <ops/checks.h>
 
 #include <optional>
 
 namespace myemb {
 
-using OptionalTensor = std::optional<at::Tensor>;
 using OptionalSymInt = std::optional<c10::SymInt>;
 
 inline at::Tensor saved(const OptionalTensor& tensor) { return tensor.value_or(at::Tensor()); }
 
-inline OptionalTensor loaded(const at::Tensor& tensor) {
+inline OptionalTensor if_defined(const at::Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
 }
 

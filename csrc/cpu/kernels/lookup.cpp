@@ -1,6 +1,7 @@
 // The lookup itself: rows are copied as bytes, whatever their dtype.
 
 #include <cpu/kernels/kernels.h>
+#include <cpu/kernels/row_access.h>
 #include <cpu/kernels/simd.h>
 
 namespace myemb::MYEMB_ISA {
@@ -35,18 +36,12 @@ template <typename Index>
 void copy_rows(const Lookup& args, const Index* indices, int64_t begin, int64_t end) {
   const int64_t bytes = args.dim * args.element_size;
   const int64_t stride = args.row_stride * args.element_size;
-  const int64_t lines = (bytes < kPrefetchBytes ? bytes + 63 : kPrefetchBytes) / 64;
+  const int64_t prefetched = bytes < kPrefetchBytes ? bytes : kPrefetchBytes;
   const int64_t ahead = kPrefetchBytes / (bytes + 1) + 1;
   for (int64_t i = begin; i < end; ++i) {
-    if (i + ahead < end) {
-      uintptr_t next = reinterpret_cast<uintptr_t>(args.table) +
-                       static_cast<uintptr_t>(indices[i + ahead]) * static_cast<uintptr_t>(stride);
-      for (int64_t l = 0; l < lines; ++l) {
-        __builtin_prefetch(reinterpret_cast<const void*>(next + 64 * l));
-      }
-    }
+    if (i + ahead < end) prefetch_row(args.table, indices[i + ahead], stride, prefetched);
     const int64_t index = indices[i];
-    if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(args.num_rows)) {
+    if (!is_row(index, args.num_rows)) {
       args.bad->note(i);
     } else {
       copy_row(args.out + i * bytes, args.table + index * stride, bytes);
@@ -60,7 +55,7 @@ void copy_strided_rows(const Lookup& args, const Index* indices, int64_t begin, 
   const int64_t size = args.element_size;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t index = indices[i];
-    if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(args.num_rows)) {
+    if (!is_row(index, args.num_rows)) {
       args.bad->note(i);
       continue;
     }

@@ -2,6 +2,7 @@
 
 #include <cpu/kernels/kernels.h>
 #include <cpu/kernels/lanes.h>
+#include <cpu/kernels/row_access.h>
 
 namespace myemb::MYEMB_ISA {
 namespace {
@@ -36,7 +37,7 @@ void dot_rows(const RowDot& args, const Index* indices, int64_t begin, int64_t e
     A* out = static_cast<A*>(args.out) + i;
     const int64_t index = indices[i];
     *out = A(0);
-    if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(args.right.count)) {
+    if (!is_row(index, args.right.count)) {
       args.bad->note(i);
       continue;
     }

@@ -5,6 +5,7 @@
 // no indices.
 
 #include <cpu/kernels/kernels.h>
+#include <cpu/kernels/row_access.h>
 #include <cpu/kernels/simd.h>
 
 #include <memory>
@@ -39,7 +40,7 @@ class RowGatherer {
         bad_(bad) {
     if (rows.column_stride != 1) packed_.reset(new T[kChunk * rows.dim]);
     const int64_t row_bytes = rows.dim * static_cast<int64_t>(sizeof(T));
-    lines_ = row_bytes < kPrefetchBytes ? (row_bytes + 63) / 64 : kPrefetchBytes / 64;
+    prefetched_bytes_ = row_bytes < kPrefetchBytes ? row_bytes : kPrefetchBytes;
     ahead_ = row_bytes < kPrefetchBytes ? kPrefetchBytes / (row_bytes + 1) + 1 : 1;
   }
 
@@ -56,11 +57,14 @@ class RowGatherer {
   template <typename Index>
   void gather_from(const Index* indices, int64_t begin, int64_t end, RowList<T>& list) {
     const T* table = static_cast<const T*>(rows_.data);
+    const int64_t stride_bytes = rows_.row_stride * static_cast<int64_t>(sizeof(T));
     int count = 0;
     for (int64_t i = begin; i < end; ++i) {
-      if (i + ahead_ < indices_.count) prefetch(indices[i + ahead_]);
+      if (i + ahead_ < indices_.count) {
+        prefetch_row(table, indices[i + ahead_], stride_bytes, prefetched_bytes_);
+      }
       const int64_t index = indices[i];
-      if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(rows_.count)) {
+      if (!is_row(index, rows_.count)) {
         bad_->note(i);
         continue;
       }
@@ -74,16 +78,6 @@ class RowGatherer {
     list.count = count;
   }
 
-  // The index is not checked yet, so the address is integer arithmetic; prefetching a wrong one is
-  // harmless.
-  MYEMB_INLINE void prefetch(int64_t index) const {
-    uintptr_t line =
-        reinterpret_cast<uintptr_t>(rows_.data) +
-        static_cast<uintptr_t>(index) * static_cast<uintptr_t>(rows_.row_stride) * sizeof(T);
-    for (int64_t l = 0; l < lines_; ++l)
-      __builtin_prefetch(reinterpret_cast<const void*>(line + 64 * l));
-  }
-
   const T* pack(const T* row, int slot) {
     T* to = packed_.get() + slot * rows_.dim;
     for (int64_t d = 0; d < rows_.dim; ++d) to[d] = row[d * rows_.column_stride];
@@ -95,7 +89,7 @@ class RowGatherer {
   const A* weights_;
   const int64_t padding_idx_;
   BadIndex* bad_;
-  int64_t lines_;
+  int64_t prefetched_bytes_;
   int64_t ahead_;
   std::unique_ptr<T[]> packed_;
 };

@@ -27,9 +27,11 @@ struct TableRows {
   MYEMB_INLINE const T* row(int64_t i, int64_t column) const {
     constexpr int64_t kBytes = kElements * static_cast<int64_t>(sizeof(T));
     constexpr int64_t kAhead = kPrefetchBytes / kBytes;
-    if (i + kAhead < num_lookups) prefetch<kBytes>(indices[i + kAhead], column);
+    if (i + kAhead < num_lookups) {
+      prefetch_row(table + column, indices[i + kAhead], row_stride * sizeof(T), kBytes);
+    }
     const int64_t index = indices[i];
-    if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(num_rows)) {
+    if (!is_row(index, num_rows)) {
       bad->note(i);
       return nullptr;
     }
@@ -37,19 +39,6 @@ struct TableRows {
   }
 
   MYEMB_INLINE A weight(int64_t i) const { return weights[i]; }
-
- private:
-  // The index is not checked yet, so the address is integer arithmetic; prefetching a wrong one is
-  // harmless.
-  template <int64_t kBytes>
-  MYEMB_INLINE void prefetch(int64_t index, int64_t column) const {
-    const uintptr_t line =
-        reinterpret_cast<uintptr_t>(table + column) +
-        static_cast<uintptr_t>(index) * static_cast<uintptr_t>(row_stride) * sizeof(T);
-    for (int64_t at = 0; at < kBytes; at += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(line + at));
-    }
-  }
 };
 
 // Rows that a RowGatherer has listed: those of a table with strided columns, packed.

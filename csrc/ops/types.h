@@ -1,0 +1,27 @@
+#pragma once
+
+// What every backend makes of the dtypes and modes of a call.
+
+#include <ATen/core/Tensor.h>
+#include <myemb/ops.h>
+
+namespace myemb {
+
+inline bool is_mode(int64_t mode, BagMode which) { return mode == static_cast<int64_t>(which); }
+
+inline bool is_16_bit(const at::Tensor& values) {
+  return values.scalar_type() == at::kHalf || values.scalar_type() == at::kBFloat16;
+}
+
+// The type that reductions over such values accumulate in: fp64 for double, otherwise fp32.
+inline at::ScalarType accumulator_type(at::ScalarType type) {
+  return type == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// Lookups as kernels take them, contiguous int32 or int64; other integers become int64.
+inline at::Tensor kernel_indices(const at::Tensor& indices) {
+  const bool supported = indices.scalar_type() == at::kInt || indices.scalar_type() == at::kLong;
+  return (supported ? indices : indices.to(at::kLong)).contiguous();
+}
+
+}  // namespace myemb
