@@ -101,13 +101,16 @@ if(NOT MYEMB_CUDA STREQUAL "OFF")
   endif()
 endif()
 
+# No fused multiply-add: part of the numbers contract (docs/numbers.md).
+set(MYEMB_CUDA_FLAGS --expt-relaxed-constexpr --fmad=false)
+
 # Adds CUDA sources to libmyemb: .cu files hold kernels and see no ATen, .cpp files are the host side.
 function(myemb_add_cuda_sources target)
   target_sources(${target} PRIVATE ${ARGN})
   target_compile_definitions(${target} PRIVATE MYEMB_WITH_CUDA)
   target_compile_features(${target} PRIVATE cuda_std_20)
   target_compile_options(${target} PRIVATE
-    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=-Wall,-Wextra>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:${MYEMB_CUDA_FLAGS};-Xcompiler=-Wall,-Wextra>"
     $<$<AND:$<BOOL:${MYEMB_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings>)
   # torch_cuda_library, unlike torch_cuda, keeps libtorch_cuda.so needed if no symbol of it is used.
   target_link_libraries(${target} PRIVATE torch_cuda_library c10_cuda CUDA::cudart)

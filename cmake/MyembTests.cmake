@@ -8,6 +8,8 @@ endif()
 add_executable(myemb_tests
   csrc/cpu/group.cpp   # hidden in libmyemb, tested by itself
   csrc/cpu/tensors.cpp
+  csrc/ops/checks.cpp
+  csrc/ops/views.cpp
   tests/cpp/embedding_bag_test.cpp
   tests/cpp/embedding_test.cpp
   tests/cpp/functional_test.cpp

@@ -1,45 +1,62 @@
-#include <cuda/launch.h>
+#include <cuda/device.h>
+#include <cuda/gradient.h>
+#include <cuda/ops.h>
 #include <ops/checks.h>
-#include <ops/types.h>
+#include <ops/views.h>
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
-namespace myemb {
+namespace myemb::cuda {
 namespace {
 
-at::Tensor embedding_cuda(const at::Tensor& weight, const at::Tensor& indices,
-                          int64_t /*padding_idx*/, bool /*scale_grad_by_freq*/, bool /*sparse*/) {
+at::Tensor embedding(const at::Tensor& weight, const at::Tensor& indices, int64_t /*padding_idx*/,
+                     bool /*scale_grad_by_freq*/, bool /*sparse*/) {
   check_embedding(weight, indices);
-  const c10::cuda::CUDAGuard guard(weight.device());
-  const bool packed = weight.size(1) <= 1 || weight.stride(1) == 1;
-  const at::Tensor table = packed ? weight : weight.contiguous();
+  const DeviceCall call(weight, "embedding");
   const at::Tensor lookups = kernel_indices(indices);
   at::DimVector shape(indices.sizes().begin(), indices.sizes().end());
-  shape.push_back(table.size(1));
-  const at::Tensor out = at::empty(shape, table.options());
-  const auto element_size = static_cast<int64_t>(table.element_size());
-  C10_CUDA_CHECK(static_cast<cudaError_t>(cuda::launch_lookup(
-      {
-          .rows = table.const_data_ptr(),
-          .num_rows = table.size(0),
-          .row_bytes = table.size(1) * element_size,
-          .row_stride_bytes = table.stride(0) * element_size,
-          .indices = lookups.const_data_ptr(),
-          .indices_are_int64 = lookups.scalar_type() == at::kLong,
-          .num_lookups = lookups.numel(),
-          .out = out.mutable_data_ptr(),
-      },
-      c10::cuda::getCurrentCUDAStream())));
+  shape.push_back(weight.size(1));
+  const at::Tensor out = call.output(shape, weight.options());
+  const Lookup args{
+      .rows = weight.const_data_ptr(),
+      .num_rows = weight.size(0),
+      .dim = weight.size(1),
+      .element_size = static_cast<int64_t>(weight.element_size()),
+      .row_stride = weight.stride(0),
+      .column_stride = weight.size(1) > 1 ? weight.stride(1) : 1,
+      .indices = indices_of(lookups),
+      .out = out.mutable_data_ptr(),
+  };
+  call.check(launch_lookup(args, call.stream()));
   return out;
+}
+
+at::Tensor embedding_dense_backward(const at::Tensor& grad_output, const at::Tensor& indices,
+                                    int64_t num_weights, int64_t padding_idx,
+                                    bool scale_grad_by_freq) {
+  check_embedding_dense_backward(grad_output, indices);
+  const DeviceCall call(grad_output, "embedding_dense_backward");
+  const at::Tensor lookups = kernel_indices(indices);
+  const at::Tensor grad = grad_output.contiguous().view({lookups.numel(), grad_output.size(-1)});
+  const RowGroups groups =
+      group_by_row(call, indices_of(lookups), num_weights, padding_idx, Op::EmbeddingDenseBackward);
+  const GradientSum sum{
+      .rows = rows_of(grad),
+      .groups = groups.groups,
+      .bag_of = nullptr,
+      .weights = nullptr,
+      .weights_by_row = false,
+      .positions = nullptr,
+      .average = scale_grad_by_freq,
+      .out = nullptr,
+      .partials = nullptr,
+  };
+  return dense_gradient(call, sum, grad.options());
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(myemb, CUDA, m) { m.impl("embedding", &embedding_cuda); }
+void register_embedding(torch::Library& m) {
+  m.impl("embedding", &embedding);
+  m.impl("embedding_dense_backward", &embedding_dense_backward);
+}
 
-}  // namespace myemb
+}  // namespace myemb::cuda

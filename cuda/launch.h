@@ -2,7 +2,16 @@
 
 // The seam between tensors and device code: plain pointers and sizes, no ATen on one side and no
 // CUDA headers on the other, so that a .cu file compiles in seconds.
+//
+// Every launcher starts work on `stream` and returns a cudaError_t. It allocates nothing, waits for
+// nothing and reads no device memory on the host, so it can be captured in a CUDA graph. An index
+// or an offset out of range stops the kernel with a device-side assertion that names the op.
+// Kernels use no atomics: what they compute does not depend on the order in which threads run.
 
+#include <policies/numbers.h>
+#include <policies/views.h>
+
+#include <cstddef>
 #include <cstdint>
 
 struct CUstream_st;
@@ -11,19 +20,198 @@ namespace myemb::cuda {
 
 using Stream = CUstream_st*;
 
-// out[i] = rows[indices[i]] for rows of row_bytes bytes that start row_stride_bytes apart. An index
-// outside [0, num_rows) stops the kernel with a device-side assertion. Returns a cudaError_t.
+// The op in whose name an assertion fails, where a kernel serves several.
+enum class Op : int8_t {
+  EmbeddingDenseBackward,
+  EmbeddingRenorm,
+  EmbeddingBagDenseBackward,
+  EmbeddingBagSparseBackward,
+  EmbeddingBagPerSampleWeightsBackward,
+};
+
+// ---- embedding
+// -----------------------------------------------------------------------------------
+
+// out[i] = rows[indices[i]], as bytes. Columns are column_stride elements apart.
 struct Lookup {
   const void* rows;
   int64_t num_rows;
-  int64_t row_bytes;
-  int64_t row_stride_bytes;
-  const void* indices;
-  bool indices_are_int64;
-  int64_t num_lookups;
-  void* out;
+  int64_t dim;
+  int64_t element_size;   // 1, 2, 4, 8 or 16
+  int64_t row_stride;     // in elements
+  int64_t column_stride;  // in elements
+  Indices indices;
+  void* out;  // contiguous
+};
+int launch_lookup(const Lookup& args, Stream stream);
+
+// ---- bags
+// ----------------------------------------------------------------------------------------
+
+// A segment of more than kChunk lookups is cut into chunks that are reduced one by one into rows of
+// this scratch memory and then joined in order.
+size_t sum_partials_bytes(int64_t num_lookups, int64_t dim, Dtype dtype);
+size_t max_partials_bytes(int64_t num_lookups, int64_t dim, Dtype dtype);
+
+// The lookups of an embedding_bag call.
+struct BagLookups {
+  Indices indices;
+  Segments bags;
+  int64_t num_rows;
+  int64_t padding_idx;  // lookups of this row are left out; -1: none
+  const void* weights;  // accumulator type, one per lookup; null: 1
 };
 
-int launch_lookup(const Lookup& args, Stream stream);
+// out[b] = sum over the lookups i of bag b of weight_i * rows[index_i], divided by the number of
+// lookups that were not left out if average.
+struct BagSum {
+  Rows rows;
+  BagLookups lookups;
+  bool average;
+  void* out;       // (B, D) dtype of rows, contiguous
+  void* partials;  // sum_partials_bytes
+};
+int launch_bag_sum(const BagSum& args, Stream stream);
+
+// out[b] = max over the lookups of bag b, with the position of the lookup that gave it.
+struct BagMax {
+  Rows rows;
+  BagLookups lookups;
+  void* out;
+  int64_t* positions;  // (B, D), -1 in an empty bag; null: not wanted
+  void* partials;      // max_partials_bytes
+};
+int launch_bag_max(const BagMax& args, Stream stream);
+
+// Asserts that each of the `batches` rows of `count` offsets describes bags of num_lookups lookups.
+struct OffsetsCheck {
+  const int64_t* offsets;
+  int64_t batches;
+  int64_t count;
+  int64_t num_lookups;
+  bool include_last_offset;
+};
+int launch_offsets_check(const OffsetsCheck& args, Stream stream);
+
+// divisors[b] = the number of lookups of bag b that are not padding, at least 1; its reciprocal if
+// inverse. Accumulator type of dtype.
+struct BagDivisors {
+  BagLookups lookups;
+  Dtype dtype;
+  bool inverse;
+  void* divisors;
+  int32_t* window_counts;  // (num_lookups / kChunk + 1) scratch; used only with padding
+};
+int launch_bag_divisors(const BagDivisors& args, Stream stream);
+
+// For each lookup i: bag_of[i] = its bag, or -1 if it is padding; weight_of[i] = weight_i / divisor
+// of its bag.
+struct LookupSources {
+  BagLookups lookups;
+  Dtype dtype;
+  const void* divisors;  // null: 1
+  int64_t* bag_of;
+  void* weight_of;  // accumulator type; null: not wanted
+  Op op;
+};
+int launch_lookup_sources(const LookupSources& args, Stream stream);
+
+// ---- group by row
+// --------------------------------------------------------------------------------
+
+// The lookups sorted by table row, within a row in input order. Padding comes last, as row
+// num_rows.
+struct Groups {
+  const void* rows;      // (count) uint32, or uint64 if wide
+  const void* payloads;  // (count) int32, or int64 if wide: what each lookup stands for
+  bool wide;
+  int64_t count;
+  int64_t num_rows;
+};
+
+// Sorts on as many bits as num_rows has. The payload of a lookup is its position, or its bag if
+// `bags` is given.
+struct GroupByRow {
+  Indices indices;
+  int64_t num_rows;
+  int64_t padding_idx;
+  const Segments* bags;
+  void* scratch;  // groups_bytes
+  Op op;
+};
+size_t groups_bytes(int64_t num_lookups, int64_t num_rows);
+int launch_group_by_row(const GroupByRow& args, Groups* groups, Stream stream);
+
+// weights[p] = (weights_in[p], or 1) / how often the row of lookup p occurs; payloads are
+// positions.
+struct FrequencyWeights {
+  Groups groups;
+  Dtype dtype;
+  const void* weights_in;  // may be weights; null: 1
+  void* weights;
+};
+int launch_frequency_weights(const FrequencyWeights& args, Stream stream);
+
+// ---- gradients
+// -----------------------------------------------------------------------------------
+
+// out[row] = sum over the lookups of the row of weight * rows[source], divided by their number if
+// average. Rows of `out` without lookups are not written.
+struct GradientSum {
+  Rows rows;  // the gradient of the output
+  Groups groups;
+  const int64_t* bag_of;     // payloads are positions: source = bag_of[position]; null: the payload
+  const void* weights;       // accumulator type; null: 1
+  bool weights_by_row;       // of the source row, else of the payload
+  const int64_t* positions;  // mode max: a lookup p adds only the columns d with
+                             //   positions[source][d] == p; null: all columns
+  bool average;
+  void* out;       // (num_rows, D), contiguous
+  void* partials;  // sum_partials_bytes
+};
+int launch_gradient_sum(const GradientSum& args, Stream stream);
+
+// out[i] = weight_i * rows[source_i], zero where source_i is -1.
+struct WeightedRows {
+  Rows rows;
+  const int64_t* sources;
+  const void* weights;  // accumulator type; null: 1
+  int64_t count;
+  void* out;  // (count, D), contiguous
+};
+int launch_weighted_rows(const WeightedRows& args, Stream stream);
+
+// out[i] = scale_i * <left[left_of_i], right[index_i]>, zero where left_of_i is -1.
+struct RowDot {
+  Rows left;
+  Rows right;
+  const int64_t* left_of;
+  Indices indices;
+  const void* scales;        // accumulator type; null: 1
+  const int64_t* positions;  // as in GradientSum, with lookup i itself
+  void* out;                 // accumulator type
+};
+int launch_row_dot(const RowDot& args, Stream stream);
+
+// ---- renorm
+// --------------------------------------------------------------------------------------
+
+// Scales each row of groups whose p-norm exceeds max_norm.
+struct RowRenorm {
+  void* data;
+  Dtype dtype;
+  int64_t dim;
+  int64_t row_stride;
+  int64_t column_stride;
+  Groups groups;
+  double max_norm;
+  double norm_type;
+};
+int launch_row_renorm(const RowRenorm& args, Stream stream);
+
+// ---- memory
+// --------------------------------------------------------------------------------------
+
+int launch_zero(void* data, size_t bytes, Stream stream);
 
 }  // namespace myemb::cuda

@@ -31,24 +31,10 @@ void fill_sources(const CpuBags& bags, const Index* indices, bool average, int64
 
 CpuBags::CpuBags(const BagArguments& arguments, std::optional<int64_t> padding_idx,
                  int64_t num_weights, at::ScalarType values)
-    : padding_idx(
-          wrap_padding_idx(padding_idx ? std::optional<c10::SymInt>(*padding_idx) : std::nullopt,
-                           num_weights)
-              .expect_int()),
-      indices_(kernel_indices(arguments.indices)) {
-  indices = indices_of(indices_);
-  if (arguments.offsets) {
-    offsets_ = arguments.offsets->to(at::kLong).contiguous();
-    const int64_t* starts = offsets_.const_data_ptr<int64_t>();
-    const int64_t count = offsets_.numel();
-    check_offsets(starts, count, indices.count, arguments.include_last_offset);
-    segments = {starts, count, 0, count - (arguments.include_last_offset ? 1 : 0), indices.count};
-  } else {
-    segments = {nullptr, 0, arguments.indices.size(1), arguments.indices.size(0), indices.count};
-  }
-  if (arguments.per_sample_weights) {
-    weights = arguments.per_sample_weights->to(accumulator_type(values)).contiguous().view(-1);
-  }
+    : BagViews(arguments, padding_idx, num_weights, values) {
+  if (!segments.starts) return;
+  check_offsets(segments.starts, segments.starts_count, indices.count,
+                arguments.include_last_offset);
 }
 
 LookupSources lookup_sources(const CpuBags& bags, bool average, at::ScalarType accumulator) {
@@ -74,11 +60,8 @@ LookupSources lookup_sources(const CpuBags& bags, bool average, at::ScalarType a
 
 void check_offsets(const int64_t* offsets, int64_t count, int64_t num_lookups,
                    bool include_last_offset) {
-  if (count == 0) {
-    TORCH_CHECK(num_lookups == 0, "embedding_bag: offsets is empty, so none of the ", num_lookups,
-                " indices belongs to a bag");
-    return;
-  }
+  check_lookups_have_bags(count, num_lookups);
+  if (count == 0) return;
   TORCH_CHECK(
       offsets[0] == 0,
       "offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to start from position "

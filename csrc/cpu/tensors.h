@@ -1,22 +1,12 @@
 #pragma once
 
-// From tensors to what kernels take, and from what they noticed to exceptions.
+// From what kernels noticed to exceptions.
 
 #include <cpu/kernels/kernels.h>
 
-#include <ATen/core/Tensor.h>
-#include <ops/types.h>
+#include <ops/views.h>
 
 namespace myemb {
-
-// fp64, fp32, fp16 or bf16; the ops have checked that it is one of them.
-Dtype dtype_of(const at::Tensor& tensor);
-
-// A (rows, columns) tensor with any strides.
-Rows rows_of(const at::Tensor& matrix);
-
-// What kernel_indices (ops/types.h) returned, flattened.
-Indices indices_of(const at::Tensor& kernel_indices);
 
 template <typename F>
 decltype(auto) visit_indices(const Indices& indices, F&& f) {

@@ -166,6 +166,12 @@ void check_offsets_arguments(const at::Tensor& offsets) {
   check_index_type(offsets, "offsets", 1, "embedding_bag");
 }
 
+void check_lookups_have_bags(int64_t num_offsets, int64_t num_lookups) {
+  TORCH_CHECK(num_offsets > 0 || num_lookups == 0,
+              "embedding_bag: offsets is empty, so none of the ", num_lookups,
+              " indices belongs to a bag");
+}
+
 void check_weight_of_gradient(const at::Tensor& grad_output, const at::Tensor& weight) {
   TORCH_CHECK(weight.dim() == 2 && weight.sym_size(1) == grad_output.sym_size(1) &&
                   weight.scalar_type() == grad_output.scalar_type(),

@@ -47,6 +47,9 @@ void check_bag_gradient(const at::Tensor& grad_output, const OptionalTensor& pos
 // Offsets alone, with any number of batch dimensions in front.
 void check_offsets_arguments(const at::Tensor& offsets);
 
+// Throws if there are lookups but no offsets.
+void check_lookups_have_bags(int64_t num_offsets, int64_t num_lookups);
+
 // A table (V, D) whose D and dtype are those of the gradient.
 void check_weight_of_gradient(const at::Tensor& grad_output, const at::Tensor& weight);
 

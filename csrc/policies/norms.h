@@ -72,7 +72,7 @@ struct PowerNorm {  // every other p; a NaN p gives a NaN norm
 
 // Calls f with the norm that p names.
 template <typename A, typename F>
-MYEMB_INLINE decltype(auto) visit_norm(double p, F&& f) {
+MYEMB_HOST_INLINE decltype(auto) visit_norm(double p, F&& f) {
   if (p == 2) return f(Euclidean<A>{});
   if (p == 1) return f(SumAbs<A>{});
   if (p == 0) return f(CountNonzero<A>{});

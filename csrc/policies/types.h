@@ -9,11 +9,14 @@
 #include <cstdint>
 #include <type_traits>
 
-// Inlined without exception, see above; and one definition for both devices.
+// Inlined without exception, see above.
+#define MYEMB_HOST_INLINE [[gnu::always_inline]] inline
+
+// And one definition for both devices.
 #ifdef __CUDACC__
 #define MYEMB_INLINE __host__ __device__ __forceinline__
 #else
-#define MYEMB_INLINE [[gnu::always_inline]] inline
+#define MYEMB_INLINE MYEMB_HOST_INLINE
 #endif
 
 namespace myemb {
@@ -33,7 +36,7 @@ enum class Dtype : int8_t { Float, Double, Half, BFloat16 };
 
 // Calls f with a value of the C++ type that dtype names: visit(dtype, []<typename T>(T) { ... }).
 template <typename F>
-MYEMB_INLINE decltype(auto) visit(Dtype dtype, F&& f) {
+MYEMB_HOST_INLINE decltype(auto) visit(Dtype dtype, F&& f) {
   switch (dtype) {
     case Dtype::Double:
       return f(double{});

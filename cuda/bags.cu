@@ -1,0 +1,146 @@
+// What backward has to know about bags: whether their offsets hold, how many lookups they count,
+// and the bag and weight of each lookup.
+
+#include <cuda/launch.h>
+#include <cuda/kernels/reduce.cuh>
+#include <cuda/kernels/refuse.cuh>
+
+namespace myemb::cuda {
+namespace {
+
+// The threads of a launch, one after another, over [0, count).
+__device__ __forceinline__ int64_t thread_index() {
+  return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+}
+__device__ __forceinline__ int64_t thread_count() {
+  return static_cast<int64_t>(gridDim.x) * kThreads;
+}
+
+__global__ void __launch_bounds__(kThreads) check_offsets(const OffsetsCheck args) {
+  for (int64_t batch = blockIdx.y; batch < args.batches; batch += gridDim.y) {
+    const int64_t* offsets = args.offsets + batch * args.count;
+    for (int64_t i = thread_index(); i < args.count; i += thread_count()) {
+      const int64_t begin = offsets[i];
+      const bool last = i + 1 == args.count;
+      const int64_t end = last ? args.num_lookups : offsets[i + 1];
+      assert((i > 0 || begin == 0) && "myemb::embedding_bag: offsets[0] has to be 0");
+      assert(begin <= end &&
+             "myemb::embedding_bag: offsets must not decrease, nor exceed the number of indices");
+      assert(!(last && args.include_last_offset && begin != end) &&
+             "myemb::embedding_bag: with include_last_offset, offsets[-1] has to be the number of "
+             "indices");
+    }
+  }
+}
+
+__device__ __forceinline__ bool is_counted(const BagLookups& lookups, int64_t i) {
+  return load_index(lookups.indices, i) != lookups.padding_idx;
+}
+
+// How many of the lookups [begin, end) are not padding; every thread of the warp gets the sum.
+__device__ int64_t count_lookups(const RowGroup& warp, const BagLookups& lookups, int64_t begin,
+                                 int64_t end) {
+  int counted = 0;
+  for (int64_t i = begin + warp.lane(); i < end; i += kWarp) counted += is_counted(lookups, i);
+  return warp.sum(counted);
+}
+
+// A warp for each window of kChunk lookups.
+__global__ void __launch_bounds__(kThreads)
+    count_windows(const BagLookups lookups, int32_t* window_counts) {
+  const RowGroup warp(kWarp);
+  const int64_t count = lookups.indices.count;
+  for (int64_t window = warp.first_in_warp(); window * kChunk < count; window += warp.count()) {
+    const int64_t begin = window * kChunk;
+    const int64_t counted = count_lookups(warp, lookups, begin, min(begin + kChunk, count));
+    if (warp.lane() == 0) window_counts[window] = static_cast<int32_t>(counted);
+  }
+}
+
+// A bag in three parts: whole windows, whose counts are known, and what is before and behind them.
+__device__ int64_t count_bag(const RowGroup& warp, const BagLookups& lookups,
+                             const int32_t* window_counts, int64_t begin, int64_t end) {
+  const int64_t first = (begin + kChunk - 1) / kChunk, last = end / kChunk;
+  if (first >= last) return count_lookups(warp, lookups, begin, end);
+  int64_t counted = count_lookups(warp, lookups, begin, first * kChunk) +
+                    count_lookups(warp, lookups, last * kChunk, end);
+  for (int64_t window = first; window < last; window += kWarp) {
+    const int64_t mine = window + warp.lane();
+    counted += warp.sum(mine < last ? window_counts[mine] : 0);
+  }
+  return counted;
+}
+
+// A warp for each bag.
+template <typename A>
+__global__ void __launch_bounds__(kThreads)
+    count_bags(const BagLookups lookups, const int32_t* window_counts, bool inverse, A* divisors) {
+  const RowGroup warp(kWarp);
+  for (int64_t bag = warp.first_in_warp(); bag < lookups.bags.count; bag += warp.count()) {
+    const int64_t begin = lookups.bags.begin(bag), end = lookups.bags.end(bag);
+    const int64_t counted =
+        lookups.padding_idx < 0 ? end - begin : count_bag(warp, lookups, window_counts, begin, end);
+    const A divisor = static_cast<A>(max(counted, int64_t{1}));
+    if (warp.lane() == 0) divisors[bag] = inverse ? A(1) / divisor : divisor;
+  }
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kThreads) find_sources(const LookupSources args) {
+  const auto* weights = static_cast<const A*>(args.lookups.weights);
+  const auto* divisors = static_cast<const A*>(args.divisors);
+  for (int64_t i = thread_index(); i < args.lookups.indices.count; i += thread_count()) {
+    const int64_t index = load_index(args.lookups.indices, i);
+    if (!is_row(index, args.lookups.num_rows)) refuse_index(args.op);
+    const int64_t bag = find_bag(args.lookups.bags, i);
+    args.bag_of[i] = index == args.lookups.padding_idx ? -1 : bag;
+    if (!args.weight_of) continue;
+    const A weight = weights ? weights[i] : A(1);
+    static_cast<A*>(args.weight_of)[i] = divisors ? weight / divisors[bag] : weight;
+  }
+}
+
+}  // namespace
+
+int launch_offsets_check(const OffsetsCheck& args, Stream stream) {
+  if (args.count == 0 || args.batches == 0) return cudaSuccess;
+  dim3 grid = grid_for(args.count, 1, args.batches);
+  check_offsets<<<grid, kThreads, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+int launch_bag_divisors(const BagDivisors& args, Stream stream) {
+  const int64_t count = args.lookups.indices.count;
+  if (args.lookups.bags.count == 0) return cudaSuccess;
+  if (args.lookups.padding_idx >= 0 && count >= kChunk) {
+    const dim3 grid = grid_for((count + kChunk - 1) / kChunk, kWarp);
+    count_windows<<<grid, kThreads, 0, stream>>>(args.lookups, args.window_counts);
+  }
+  const dim3 grid = grid_for(args.lookups.bags.count, kWarp);
+  if (args.dtype == Dtype::Double) {
+    count_bags<<<grid, kThreads, 0, stream>>>(args.lookups, args.window_counts, args.inverse,
+                                              static_cast<double*>(args.divisors));
+  } else {
+    count_bags<<<grid, kThreads, 0, stream>>>(args.lookups, args.window_counts, args.inverse,
+                                              static_cast<float*>(args.divisors));
+  }
+  return cudaGetLastError();
+}
+
+int launch_lookup_sources(const LookupSources& args, Stream stream) {
+  const int64_t count = args.lookups.indices.count;
+  if (count == 0) return cudaSuccess;
+  const dim3 grid = grid_for(count, 1);
+  if (args.dtype == Dtype::Double) {
+    find_sources<double><<<grid, kThreads, 0, stream>>>(args);
+  } else {
+    find_sources<float><<<grid, kThreads, 0, stream>>>(args);
+  }
+  return cudaGetLastError();
+}
+
+int launch_zero(void* data, size_t bytes, Stream stream) {
+  return bytes == 0 ? cudaSuccess : cudaMemsetAsync(data, 0, bytes, stream);
+}
+
+}  // namespace myemb::cuda

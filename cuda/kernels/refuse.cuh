@@ -1,0 +1,32 @@
+#pragma once
+
+// Stops the kernel because of an index out of range, in the name of the op.
+
+#include <cuda/launch.h>
+
+#undef NDEBUG  // in release builds, too
+#include <cassert>
+
+namespace myemb::cuda {
+
+__device__ __forceinline__ void refuse_index(Op op) {
+  switch (op) {
+    case Op::EmbeddingDenseBackward:
+      assert(false && "myemb::embedding_dense_backward: index out of range");
+      break;
+    case Op::EmbeddingRenorm:
+      assert(false && "myemb::embedding_renorm_: index out of range");
+      break;
+    case Op::EmbeddingBagDenseBackward:
+      assert(false && "myemb::embedding_bag_dense_backward: index out of range");
+      break;
+    case Op::EmbeddingBagSparseBackward:
+      assert(false && "myemb::embedding_bag_sparse_backward: index out of range");
+      break;
+    case Op::EmbeddingBagPerSampleWeightsBackward:
+      assert(false && "myemb::embedding_bag_per_sample_weights_backward: index out of range");
+      break;
+  }
+}
+
+}  // namespace myemb::cuda

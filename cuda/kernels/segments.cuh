@@ -1,0 +1,235 @@
+#pragma once
+
+// Which lookups make up an output row, and what each lookup reads: `Bags` going forward, `Runs`
+// (the sorted lookups of a table row) going backward. A kernel is written once for both.
+//
+// Both have
+//   kWritesEmpty         whether a segment without lookups has a row in the output
+//   count()              the number of items to look at, each of which may start a segment
+//   total()              the number of lookups
+//   segment(item)        the segment that starts at item, or an empty one; asked by a whole warp
+//   containing(i)        the segment that lookup i is in
+//   lookup(i)            what lookup i reads
+
+#include <cuda/launch.h>
+#include <cuda/kernels/row_group.cuh>
+
+#undef NDEBUG  // an index out of range must stop the kernel in release builds, too
+#include <cassert>
+
+namespace myemb::cuda {
+
+// One lookup; row -1 is none, which adds nothing.
+template <typename A>
+struct LookupOf {
+  int64_t row = -1;
+  int64_t position = -1;
+  A weight = 1;
+};
+
+// The lookups [begin, end) make up row `out_row` of the output.
+struct Segment {
+  int64_t out_row;
+  int64_t begin;
+  int64_t end;
+  __device__ int64_t length() const { return end - begin; }
+};
+
+__device__ __forceinline__ int64_t load_index(const Indices& indices, int64_t i) {
+  return indices.is_int64 ? static_cast<const int64_t*>(indices.data)[i]
+                          : static_cast<const int32_t*>(indices.data)[i];
+}
+
+__device__ __forceinline__ bool is_row(int64_t index, int64_t num_rows) {
+  return static_cast<uint64_t>(index) < static_cast<uint64_t>(num_rows);
+}
+
+// The bag of a lookup: the last one that begins at or before it.
+__device__ __forceinline__ int64_t find_bag(const Segments& bags, int64_t lookup) {
+  int64_t low = 0, high = bags.count;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    if (bags.begin(middle) <= lookup) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+template <typename A>
+class Bags {
+ public:
+  using Lookup = LookupOf<A>;
+  static constexpr bool kWritesEmpty = true;
+
+  explicit Bags(const BagLookups& args) : args_(args) {}
+
+  __device__ int64_t count() const { return args_.bags.count; }
+  __device__ int64_t total() const { return args_.indices.count; }
+
+  __device__ Segment segment(int64_t bag, const RowGroup& /*group*/) const {
+    if (bag >= count()) return {bag, 0, 0};
+    const Segment segment{bag, args_.bags.begin(bag), args_.bags.end(bag)};
+    assert((bag > 0 || segment.begin == 0) && "myemb::embedding_bag: offsets[0] has to be 0");
+    assert(segment.begin <= segment.end && segment.end <= total() &&
+           "myemb::embedding_bag: offsets must not decrease, nor exceed the number of indices");
+    assert((bag + 1 < count() || segment.end == total()) &&
+           "myemb::embedding_bag: with include_last_offset, offsets[-1] has to be the number of "
+           "indices");
+    return segment;
+  }
+
+  __device__ Segment containing(int64_t i) const {
+    const int64_t bag = find_bag(args_.bags, i);
+    return {bag, args_.bags.begin(bag), args_.bags.end(bag)};
+  }
+
+  __device__ Lookup lookup(int64_t i) const {
+    const int64_t index = load_index(args_.indices, i);
+    assert(is_row(index, args_.num_rows) && "myemb::embedding_bag: index out of range");
+    if (index == args_.padding_idx) return {};
+    const auto* weights = static_cast<const A*>(args_.weights);
+    return {index, i, weights ? weights[i] : A(1)};
+  }
+
+ private:
+  BagLookups args_;
+};
+
+// The arrays of Groups, whatever their width.
+class SortedLookups {
+ public:
+  explicit SortedLookups(const Groups& groups) : groups_(groups) {}
+
+  __device__ int64_t count() const { return groups_.count; }
+  __device__ int64_t num_rows() const { return groups_.num_rows; }
+
+  __device__ int64_t row(int64_t i) const {
+    return groups_.wide ? static_cast<int64_t>(static_cast<const uint64_t*>(groups_.rows)[i])
+                        : static_cast<int64_t>(static_cast<const uint32_t*>(groups_.rows)[i]);
+  }
+
+  __device__ int64_t payload(int64_t i) const {
+    return groups_.wide ? static_cast<const int64_t*>(groups_.payloads)[i]
+                        : static_cast<const int32_t*>(groups_.payloads)[i];
+  }
+
+  // Whether lookup i is the first of its row; padding has none.
+  __device__ bool starts_row(int64_t i, int64_t row) const {
+    return row != groups_.num_rows && (i == 0 || this->row(i - 1) != row);
+  }
+
+  // The first lookup in [low, high] whose row is not less than `row`.
+  __device__ int64_t lower_bound(int64_t row, int64_t low, int64_t high) const {
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (this->row(middle) < row) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  }
+
+ private:
+  Groups groups_;
+};
+
+template <typename A>
+class Runs {
+ public:
+  using Lookup = LookupOf<A>;
+  static constexpr bool kWritesEmpty = false;
+
+  explicit Runs(const GradientSum& args)
+      : sorted_(args.groups),
+        bag_of_(args.bag_of),
+        weights_(static_cast<const A*>(args.weights)),
+        weights_by_row_(args.weights_by_row) {}
+
+  // Every lookup is an item, most of which start no run: cheaper than to number the runs first.
+  __device__ int64_t count() const { return sorted_.count(); }
+  __device__ int64_t total() const { return sorted_.count(); }
+
+  __device__ Segment segment(int64_t i, const RowGroup& group) const {
+    const int64_t row = i < total() ? sorted_.row(i) : sorted_.num_rows();
+    bool measured = i >= total() || !sorted_.starts_row(i, row);
+    // The group looks at as many rows at once as it has threads. A run of more than kChunk lookups
+    // is not measured to its end.
+    int64_t end = measured ? i : i + 1;
+    while (any_in_warp(!measured)) {
+      const int64_t next = end + group.lane();
+      const bool ends = measured || next >= total() || sorted_.row(next) != row;
+      const unsigned ending = group.vote(ends);
+      if (!measured) end += ending ? __ffs(static_cast<int>(ending)) - 1 : group.size();
+      measured = measured || ending || end - i > kChunk;
+    }
+    return {row, i, end};
+  }
+
+  __device__ Segment containing(int64_t i) const {
+    const int64_t row = sorted_.row(i);
+    if (row == sorted_.num_rows()) return {row, i, i};
+    return {row, sorted_.lower_bound(row, 0, i), sorted_.lower_bound(row + 1, i, total())};
+  }
+
+  __device__ Lookup lookup(int64_t i) const {
+    const int64_t payload = sorted_.payload(i);
+    const int64_t row = bag_of_ ? bag_of_[payload] : payload;
+    return {row, payload, weights_ ? weights_[weights_by_row_ ? row : payload] : A(1)};
+  }
+
+ private:
+  SortedLookups sorted_;
+  const int64_t* bag_of_;
+  const A* weights_;
+  bool weights_by_row_;
+};
+
+// ---- chunks of long segments
+// ---------------------------------------------------------------------
+//
+// Chunk k of a segment is the lookups [begin + k * kChunk, ...) of it. Where the chunks of all
+// segments of more than kChunk lookups are to be stored must be known without counting them first:
+// cut the lookups into windows of kChunk. At most one later chunk (k > 0) starts in a window, and
+// at most one first chunk, because another start would be less than kChunk behind it. So two slots
+// for each window are enough, and the place of a chunk follows from where it starts.
+
+MYEMB_INLINE int64_t windows_of(int64_t num_lookups) {
+  return num_lookups <= kChunk ? 0 : (num_lookups + kChunk - 1) / kChunk;
+}
+
+MYEMB_INLINE int64_t slot_of(int64_t chunk_begin, bool first) {
+  return 2 * (chunk_begin / kChunk) + (first ? 1 : 0);
+}
+
+// The long segment whose first chunk starts in the window, or an empty one.
+template <typename Source>
+__device__ Segment long_segment_from(const Source& source, int64_t window) {
+  const int64_t begin = window * kChunk, next = begin + kChunk;
+  const Segment none{0, 0, 0};
+  if (next >= source.total()) return none;
+  const Segment segment = source.containing(next);  // a long one reaches into the next window
+  const bool starts_here = segment.begin >= begin && segment.begin < next;
+  return starts_here && segment.length() > kChunk ? segment : none;
+}
+
+// The lookups of the chunk in a slot, as a segment; empty if there is none.
+template <typename Source>
+__device__ Segment chunk_in(const Source& source, int64_t slot) {
+  const int64_t window = slot / 2;
+  if (slot % 2 == 1) {
+    const Segment segment = long_segment_from(source, window);
+    return {segment.out_row, segment.begin, min(segment.begin + kChunk, segment.end)};
+  }
+  const Segment segment = source.containing(window * kChunk);
+  const int64_t chunks_before = (window * kChunk - segment.begin + kChunk - 1) / kChunk;
+  const int64_t begin = segment.begin + chunks_before * kChunk;
+  if (chunks_before == 0 || begin >= segment.end) return {0, 0, 0};
+  return {segment.out_row, begin, min(begin + kChunk, segment.end)};
+}
+
+}  // namespace myemb::cuda

@@ -1,0 +1,124 @@
+#pragma once
+
+// The sum of a segment's rows: bags of mode sum and mean, and every dense gradient.
+
+#include <cuda/kernels/reduce.cuh>
+
+namespace myemb::cuda {
+
+template <typename T>
+struct SumOutput {
+  using A = Accumulator<T>;
+
+  T* out;
+  A* partials;      // (slots, dim)
+  int64_t* counts;  // (slots)
+  int64_t dim;
+  bool average;
+
+  __device__ A finished(A sum, int64_t counted) const {
+    return average && counted > 1 ? sum / static_cast<A>(counted) : sum;
+  }
+};
+
+template <typename T, int N>
+class Sum {
+ public:
+  using A = Accumulator<T>;
+  using Output = SumOutput<T>;
+  static constexpr bool kUsesPosition = false;
+
+  __device__ Sum(const Output& output, int64_t column, const Segment& /*segment*/, bool /*whole*/)
+      : output_(output), column_(column) {}
+
+  __device__ void add(const Pack<T, N>& row, const LookupOf<A>& lookup, bool taken) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const A next = sum_[n] + widen(row.values[n]) * lookup.weight;
+      sum_[n] = taken ? next : sum_[n];
+    }
+  }
+
+  __device__ void write(int64_t out_row, int counted) const {
+    A result[N];
+#pragma unroll
+    for (int n = 0; n < N; ++n) result[n] = output_.finished(sum_[n], counted);
+    store_narrowed<T>(output_.out + out_row * output_.dim + column_, result);
+  }
+
+  __device__ void write_partial(int64_t slot, int counted) const {
+    Pack<A, N> pack;
+#pragma unroll
+    for (int n = 0; n < N; ++n) pack.values[n] = sum_[n];
+    store_pack(output_.partials + slot * output_.dim + column_, pack);
+    if (column_ == 0) output_.counts[slot] = counted;
+  }
+
+ private:
+  const Output& output_;
+  int64_t column_;
+  A sum_[N] = {};
+};
+
+// Joins the chunks of long segments: a group for each window of lookups, a thread for each column.
+template <typename T, typename Source>
+__global__ void __launch_bounds__(kThreads)
+    join_sums(const Shape shape, const Source source, const SumOutput<T> output) {
+  using A = Accumulator<T>;
+  constexpr int kInFlight = 8;
+  const RowGroup group(shape.group_size);
+  for (int64_t column = blockIdx.y * int64_t{group.size()} + group.lane(); column < shape.dim;
+       column += gridDim.y * int64_t{group.size()}) {
+    for (int64_t window = group.first_in_warp() + group.in_warp(); window < shape.slots / 2;
+         window += group.count()) {
+      const Segment segment = long_segment_from(source, window);
+      if (segment.length() == 0) continue;
+      A sum = 0;
+      int64_t counted = 0;
+      for (int64_t begin = segment.begin; begin < segment.end; begin += kInFlight * kChunk) {
+        A parts[kInFlight] = {};
+#pragma unroll
+        for (int u = 0; u < kInFlight; ++u) {
+          const int64_t chunk = begin + u * kChunk;
+          if (chunk >= segment.end) continue;
+          const int64_t slot = slot_of(chunk, chunk == segment.begin);
+          parts[u] = output.partials[slot * output.dim + column];
+          counted += output.counts[slot];
+        }
+#pragma unroll
+        for (int u = 0; u < kInFlight; ++u) sum += parts[u];
+      }
+      output.out[segment.out_row * output.dim + column] = narrow<T>(output.finished(sum, counted));
+    }
+  }
+}
+
+inline size_t sum_slot_bytes(int64_t dim, Dtype dtype) {
+  return (dtype == Dtype::Double ? sizeof(double) : sizeof(float)) * dim + sizeof(int64_t);
+}
+
+// Counts first: they keep the rows behind them aligned.
+template <typename T>
+SumOutput<T> sum_output(void* out, void* partials, int64_t num_lookups, int64_t dim, bool average) {
+  auto* counts = static_cast<int64_t*>(partials);
+  auto* rows = reinterpret_cast<Accumulator<T>*>(counts + 2 * windows_of(num_lookups));
+  return {static_cast<T*>(out), rows, counts, dim, average};
+}
+
+// Both kernels; the second only if a segment can be long.
+template <typename T, int N, typename Source, typename Reader>
+int launch_sum(const Source& source, int64_t items, int64_t num_lookups, const Reader& rows,
+               const SumOutput<T>& output, cudaStream_t stream) {
+  const int64_t dim = output.dim;
+  const int error =
+      launch_reduce<T, N, Sum<T, N>>(source, items, num_lookups, dim, rows, output, stream);
+  const int64_t windows = windows_of(num_lookups);
+  if (error != cudaSuccess || windows == 0 || dim == 0) return error;
+  const int size = group_size_for<T, 1>(dim);
+  const dim3 grid = grid_for(windows, size, (dim + size - 1) / size);
+  join_sums<T, Source>
+      <<<grid, kThreads, 0, stream>>>(Shape{size, dim, 2 * windows}, source, output);
+  return cudaGetLastError();
+}
+
+}  // namespace myemb::cuda

@@ -1,0 +1,21 @@
+#pragma once
+
+// The CUDA implementations of the ops, one function a family, in the file of that name.
+
+#include <torch/library.h>
+
+namespace myemb::cuda {
+
+void register_embedding(torch::Library& m);
+void register_embedding_bag(torch::Library& m);
+void register_embedding_bag_backward(torch::Library& m);
+void register_renorm(torch::Library& m);
+
+inline void register_ops(torch::Library& m) {
+  register_embedding(m);
+  register_embedding_bag(m);
+  register_embedding_bag_backward(m);
+  register_renorm(m);
+}
+
+}  // namespace myemb::cuda

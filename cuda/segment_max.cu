@@ -1,0 +1,168 @@
+// gather-reduce by maximum, with where each maximum came from.
+
+#include <cuda/kernels/width.h>
+#include <cuda/launch.h>
+#include <cuda/kernels/reduce.cuh>
+
+#include <cmath>
+
+namespace myemb::cuda {
+namespace {
+
+template <typename T>
+struct MaxOutput {
+  using A = Accumulator<T>;
+
+  T* out;
+  int64_t* positions;  // null: not wanted
+  int64_t dim;
+  // Of each chunk of a long bag: its maxima, -inf at position -1 where nothing exceeds -inf, and
+  // the row and position of its first lookup.
+  A* partials;                 // (slots, dim)
+  int64_t* partial_positions;  // (slots, dim)
+  LookupOf<A>* first;          // (slots)
+};
+
+// Only a greater value replaces one: the first of equals wins, and NaN counts only if the bag
+// starts with it. A chunk cannot know whether it starts the bag, since what comes before it may be
+// padding. It therefore starts from -inf, which never replaces anything, and remembers its first
+// lookup.
+template <typename T, int N>
+class Max {
+ public:
+  using A = Accumulator<T>;
+  using Output = MaxOutput<T>;
+  static constexpr bool kUsesPosition = true;
+
+  __device__ Max(const Output& output, int64_t column, const Segment& segment, bool whole)
+      : output_(output), column_(column), begin_(segment.begin), whole_(whole) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      best_[n] = whole ? A(0) : -A(INFINITY);
+      slots_[n] = -1;
+    }
+  }
+
+  __device__ void add(const Pack<T, N>& row, const LookupOf<A>& lookup, bool taken) {
+    const bool starts = taken && first_.row < 0;
+    if (starts) first_ = lookup;
+    const int slot = static_cast<int>(lookup.position - begin_);
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const A value = widen(row.values[n]) * lookup.weight;
+      const bool replaces = (starts && whole_) || (taken && value > best_[n]);
+      best_[n] = replaces ? value : best_[n];
+      slots_[n] = replaces ? slot : slots_[n];
+    }
+  }
+
+  __device__ void write(int64_t out_row, int /*counted*/) const {
+    const int64_t at = out_row * output_.dim + column_;
+    store_narrowed<T>(output_.out + at, best_);
+    if (output_.positions) store_positions(output_.positions + at);
+  }
+
+  __device__ void write_partial(int64_t slot, int /*counted*/) const {
+    const int64_t at = slot * output_.dim + column_;
+    Pack<A, N> pack;
+#pragma unroll
+    for (int n = 0; n < N; ++n) pack.values[n] = best_[n];
+    store_pack(output_.partials + at, pack);
+    store_positions(output_.partial_positions + at);
+    if (column_ == 0) output_.first[slot] = first_;
+  }
+
+ private:
+  __device__ void store_positions(int64_t* to) const {
+#pragma unroll
+    for (int n = 0; n < N; ++n) to[n] = slots_[n] < 0 ? -1 : begin_ + slots_[n];
+  }
+
+  const Output& output_;
+  int64_t column_;
+  int64_t begin_;
+  bool whole_;
+  LookupOf<A> first_;
+  A best_[N];
+  int slots_[N];  // of the lookups that gave them, counted from the segment's first; -1: none
+};
+
+// Joins the chunks of long bags: a group for each window of lookups, a thread for each column.
+template <typename T, typename Source>
+__global__ void __launch_bounds__(kThreads)
+    join_maxima(const Shape shape, const Source source, const RowReader<T, 1> rows,
+                const MaxOutput<T> output) {
+  using A = Accumulator<T>;
+  const RowGroup group(shape.group_size);
+  for (int64_t column = blockIdx.y * int64_t{group.size()} + group.lane(); column < shape.dim;
+       column += gridDim.y * int64_t{group.size()}) {
+    for (int64_t window = group.first_in_warp() + group.in_warp(); window < shape.slots / 2;
+         window += group.count()) {
+      const Segment bag = long_segment_from(source, window);
+      if (bag.length() == 0) continue;
+      A best = 0;
+      int64_t position = -1;
+      for (int64_t chunk = bag.begin; chunk < bag.end; chunk += kChunk) {
+        const int64_t slot = slot_of(chunk, chunk == bag.begin);
+        const LookupOf<A> first = output.first[slot];
+        if (first.row < 0) continue;
+        if (position < 0) {
+          best = widen(rows.read(first.row, column).values[0]) * first.weight;
+          position = first.position;
+        }
+        const A candidate = output.partials[slot * output.dim + column];
+        if (candidate > best) {
+          best = candidate;
+          position = output.partial_positions[slot * output.dim + column];
+        }
+      }
+      const int64_t at = bag.out_row * output.dim + column;
+      output.out[at] = narrow<T>(best);
+      if (output.positions) output.positions[at] = position;
+    }
+  }
+}
+
+template <typename T>
+MaxOutput<T> max_output(const BagMax& args, int64_t slots) {
+  using A = Accumulator<T>;
+  auto* first = static_cast<LookupOf<A>*>(args.partials);
+  auto* positions = reinterpret_cast<int64_t*>(first + slots);
+  auto* maxima = reinterpret_cast<A*>(positions + slots * args.rows.dim);
+  return {static_cast<T*>(args.out), args.positions, args.rows.dim, maxima, positions, first};
+}
+
+template <typename T, int N>
+int launch_max(const BagMax& args, int64_t num_lookups, Stream stream) {
+  const Bags<Accumulator<T>> bags(args.lookups);
+  const int64_t windows = windows_of(num_lookups), dim = args.rows.dim;
+  const MaxOutput<T> output = max_output<T>(args, 2 * windows);
+  const int error = launch_reduce<T, N, Max<T, N>>(bags, args.lookups.bags.count, num_lookups, dim,
+                                                   reader_of<T, N>(args.rows), output, stream);
+  if (error != cudaSuccess || windows == 0 || dim == 0) return error;
+  const int size = group_size_for<T, 1>(dim);
+  const dim3 grid = grid_for(windows, size, (dim + size - 1) / size);
+  join_maxima<<<grid, kThreads, 0, stream>>>(Shape{size, dim, 2 * windows}, bags,
+                                             reader_of<T, 1>(args.rows), output);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+size_t max_partials_bytes(int64_t num_lookups, int64_t dim, Dtype dtype) {
+  const size_t value = dtype == Dtype::Double ? sizeof(double) : sizeof(float);
+  return 2 * windows_of(num_lookups) * (sizeof(LookupOf<double>) + dim * (value + sizeof(int64_t)));
+}
+
+int launch_bag_max(const BagMax& args, Stream stream) {
+  const Segments& bags = args.lookups.bags;
+  if (bags.count == 0) return cudaSuccess;
+  const bool all_short = !bags.starts && bags.length <= kChunk;
+  const int64_t num_lookups = all_short ? 0 : args.lookups.indices.count;
+  return visit(args.rows.dtype, [&]<typename T>(T) {
+    return visit_width<T>(args.rows, args.out,
+                          [&]<int N>() { return launch_max<T, N>(args, num_lookups, stream); });
+  });
+}
+
+}  // namespace myemb::cuda

@@ -1,0 +1,29 @@
+// gather-reduce by addition over the bags of a table: modes sum and mean.
+
+#include <cuda/kernels/width.h>
+#include <cuda/launch.h>
+#include <cuda/kernels/sum.cuh>
+
+namespace myemb::cuda {
+
+size_t sum_partials_bytes(int64_t num_lookups, int64_t dim, Dtype dtype) {
+  return 2 * windows_of(num_lookups) * sum_slot_bytes(dim, dtype);
+}
+
+int launch_bag_sum(const BagSum& args, Stream stream) {
+  const Segments& bags = args.lookups.bags;
+  if (bags.count == 0) return cudaSuccess;
+  // No bag is longer than `length`, if all have that length.
+  const bool all_short = !bags.starts && bags.length <= kChunk;
+  const int64_t num_lookups = all_short ? 0 : args.lookups.indices.count;
+  return visit(args.rows.dtype, [&]<typename T>(T) {
+    const auto output =
+        sum_output<T>(args.out, args.partials, num_lookups, args.rows.dim, args.average);
+    return visit_width<T>(args.rows, args.out, [&]<int N>() {
+      return launch_sum<T, N>(Bags<Accumulator<T>>(args.lookups), bags.count, num_lookups,
+                              reader_of<T, N>(args.rows), output, stream);
+    });
+  });
+}
+
+}  // namespace myemb::cuda
