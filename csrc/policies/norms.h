@@ -3,6 +3,7 @@
 // p-norms as a fold over columns: start, fold one |x| into a lane, join two lanes, finish. Every p
 // is defined as torch.linalg.vector_norm defines it, NaN included.
 
+#include <policies/power.h>
 #include <policies/types.h>
 
 #include <cmath>
@@ -65,9 +66,9 @@ template <typename A>
 struct PowerNorm {  // every other p; a NaN p gives a NaN norm
   static constexpr A start = 0;
   A p;
-  MYEMB_INLINE A fold(A lane, A x) const { return lane + std::pow(x, p); }
+  MYEMB_INLINE A fold(A lane, A x) const { return lane + power(x, p); }
   MYEMB_INLINE A join(A a, A b) const { return a + b; }
-  MYEMB_INLINE A finish(A lane) const { return std::pow(lane, A(1) / p); }
+  MYEMB_INLINE A finish(A lane) const { return power(lane, A(1) / p); }
 };
 
 // Calls f with the norm that p names.

@@ -11,7 +11,8 @@ template <typename T, typename Norm>
 Accumulator<T> row_norm(const Norm& norm, const T* row, int64_t dim, int64_t stride) {
   using A = Accumulator<T>;
   const auto join = [&](A a, A b) { return norm.join(a, b); };
-  const auto fold = [&](A lane, int64_t d) {
+  // Inlined by force: gcc would call a long power norm for each column, and vectorise nothing.
+  const auto fold = [&](A lane, int64_t d) __attribute__((always_inline)) {
     const A x = load<1>(row + d * stride);
     return norm.fold(lane, x < 0 ? -x : x);
   };
