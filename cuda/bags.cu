@@ -1,6 +1,7 @@
 // What backward has to know about bags: whether their offsets hold, how many lookups they count,
 // and the bag and weight of each lookup.
 
+#include <cuda/kernels/check_bags.h>
 #include <cuda/launch.h>
 #include <cuda/kernels/reduce.cuh>
 #include <cuda/kernels/refuse.cuh>
@@ -17,8 +18,10 @@ __device__ __forceinline__ int64_t thread_count() {
 }
 
 __global__ void __launch_bounds__(kThreads) check_offsets(const OffsetsCheck args) {
+#pragma unroll 1
   for (int64_t batch = blockIdx.y; batch < args.batches; batch += gridDim.y) {
     const int64_t* offsets = args.offsets + batch * args.count;
+#pragma unroll 1
     for (int64_t i = thread_index(); i < args.count; i += thread_count()) {
       const int64_t begin = offsets[i];
       const bool last = i + 1 == args.count;
@@ -38,9 +41,10 @@ __device__ __forceinline__ bool is_counted(const BagLookups& lookups, int64_t i)
 }
 
 // How many of the lookups [begin, end) are not padding; every thread of the warp gets the sum.
-__device__ int64_t count_lookups(const RowGroup& warp, const BagLookups& lookups, int64_t begin,
+__device__ int64_t count_lookups(const ThreadGroup& warp, const BagLookups& lookups, int64_t begin,
                                  int64_t end) {
   int counted = 0;
+#pragma unroll 1
   for (int64_t i = begin + warp.lane(); i < end; i += kWarp) counted += is_counted(lookups, i);
   return warp.sum(counted);
 }
@@ -48,8 +52,9 @@ __device__ int64_t count_lookups(const RowGroup& warp, const BagLookups& lookups
 // A warp for each window of kChunk lookups.
 __global__ void __launch_bounds__(kThreads)
     count_windows(const BagLookups lookups, int32_t* window_counts) {
-  const RowGroup warp(kWarp);
+  const ThreadGroup warp(kWarp);
   const int64_t count = lookups.indices.count;
+#pragma unroll 1
   for (int64_t window = warp.first_in_warp(); window * kChunk < count; window += warp.count()) {
     const int64_t begin = window * kChunk;
     const int64_t counted = count_lookups(warp, lookups, begin, min(begin + kChunk, count));
@@ -58,12 +63,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A bag in three parts: whole windows, whose counts are known, and what is before and behind them.
-__device__ int64_t count_bag(const RowGroup& warp, const BagLookups& lookups,
+__device__ int64_t count_bag(const ThreadGroup& warp, const BagLookups& lookups,
                              const int32_t* window_counts, int64_t begin, int64_t end) {
   const int64_t first = (begin + kChunk - 1) / kChunk, last = end / kChunk;
   if (first >= last) return count_lookups(warp, lookups, begin, end);
   int64_t counted = count_lookups(warp, lookups, begin, first * kChunk) +
                     count_lookups(warp, lookups, last * kChunk, end);
+#pragma unroll 1
   for (int64_t window = first; window < last; window += kWarp) {
     const int64_t mine = window + warp.lane();
     counted += warp.sum(mine < last ? window_counts[mine] : 0);
@@ -75,7 +81,8 @@ __device__ int64_t count_bag(const RowGroup& warp, const BagLookups& lookups,
 template <typename A>
 __global__ void __launch_bounds__(kThreads)
     count_bags(const BagLookups lookups, const int32_t* window_counts, bool inverse, A* divisors) {
-  const RowGroup warp(kWarp);
+  const ThreadGroup warp(kWarp);
+#pragma unroll 1
   for (int64_t bag = warp.first_in_warp(); bag < lookups.bags.count; bag += warp.count()) {
     const int64_t begin = lookups.bags.begin(bag), end = lookups.bags.end(bag);
     const int64_t counted =
@@ -89,6 +96,7 @@ template <typename A>
 __global__ void __launch_bounds__(kThreads) find_sources(const LookupSources args) {
   const auto* weights = static_cast<const A*>(args.lookups.weights);
   const auto* divisors = static_cast<const A*>(args.divisors);
+#pragma unroll 1
   for (int64_t i = thread_index(); i < args.lookups.indices.count; i += thread_count()) {
     const int64_t index = load_index(args.lookups.indices, i);
     if (!is_row(index, args.lookups.num_rows)) refuse_index(args.op);
@@ -100,7 +108,25 @@ __global__ void __launch_bounds__(kThreads) find_sources(const LookupSources arg
   }
 }
 
+// A warp for each bag.
+__global__ void __launch_bounds__(kThreads) check_bags(const Shape shape, const Bags<float> bags) {
+  const ThreadGroup warp(shape.group_size);
+  Faults faults = 0;
+  const Segment segment = bags.segment(shape.item(warp), warp, faults);
+#pragma unroll 1
+  for (int64_t i = segment.begin + warp.lane(); i < segment.end; i += kWarp) bags.lookup(i, faults);
+  bags.refuse(faults);
+}
+
 }  // namespace
+
+int launch_bags_check(const BagLookups& lookups, Stream stream) {
+  BagLookups unweighted = lookups;
+  unweighted.weights = nullptr;
+  return launch_shapes(kWarp, lookups.bags.count, 1, 1, [&](dim3 grid, const Shape& shape) {
+    check_bags<<<grid, kThreads, 0, stream>>>(shape, Bags<float>(unweighted));
+  });
+}
 
 int launch_offsets_check(const OffsetsCheck& args, Stream stream) {
   if (args.count == 0 || args.batches == 0) return cudaSuccess;

@@ -1,6 +1,5 @@
-#include <cuda/device.h>
+#include <cuda/bags.h>
 #include <cuda/ops.h>
-#include <ops/views.h>
 
 #include <array>
 
@@ -9,19 +8,15 @@ namespace {
 
 using OptionalIndex = std::optional<int64_t>;
 
-BagLookups lookups_of(const BagViews& bags, int64_t num_rows) {
-  return {bags.indices, bags.segments, num_rows, bags.padding_idx, bags.weights_data()};
-}
-
-at::Tensor sum_bags(const DeviceCall& call, const at::Tensor& weight, const BagViews& bags,
+at::Tensor sum_bags(const DeviceCall& call, const at::Tensor& weight, const CudaBags& bags,
                     bool average) {
   const Rows rows = rows_of(weight);
   const at::Tensor out = call.output({bags.segments.count, rows.dim}, weight.options());
-  const at::Tensor partials = call.scratch(
-      static_cast<int64_t>(sum_partials_bytes(bags.indices.count, rows.dim, rows.dtype)));
+  const at::Tensor partials = call.scratch(static_cast<int64_t>(
+      sum_partials_bytes(lookups_in_chunks(bags.lookups), rows.dim, rows.dtype)));
   const BagSum args{
       .rows = rows,
-      .lookups = lookups_of(bags, rows.count),
+      .lookups = bags.lookups,
       .average = average,
       .out = out.mutable_data_ptr(),
       .partials = partials.mutable_data_ptr(),
@@ -32,17 +27,17 @@ at::Tensor sum_bags(const DeviceCall& call, const at::Tensor& weight, const BagV
 
 // The positions are computed only if wanted, and undefined otherwise.
 std::tuple<at::Tensor, at::Tensor> max_bags(const DeviceCall& call, const at::Tensor& weight,
-                                            const BagViews& bags, bool want_positions) {
+                                            const CudaBags& bags, bool want_positions) {
   const Rows rows = rows_of(weight);
   const std::array<int64_t, 2> shape{bags.segments.count, rows.dim};
   const at::Tensor out = call.output(shape, weight.options());
   const at::Tensor positions =
       want_positions ? call.output(shape, weight.options().dtype(at::kLong)) : at::Tensor();
-  const at::Tensor partials = call.scratch(
-      static_cast<int64_t>(max_partials_bytes(bags.indices.count, rows.dim, rows.dtype)));
+  const at::Tensor partials = call.scratch(static_cast<int64_t>(
+      max_partials_bytes(lookups_in_chunks(bags.lookups), rows.dim, rows.dtype)));
   const BagMax args{
       .rows = rows,
-      .lookups = lookups_of(bags, rows.count),
+      .lookups = bags.lookups,
       .out = out.mutable_data_ptr(),
       .positions = want_positions ? positions.mutable_data_ptr<int64_t>() : nullptr,
       .partials = partials.mutable_data_ptr(),
@@ -58,7 +53,7 @@ at::Tensor embedding_bag(const at::Tensor& weight, const at::Tensor& indices,
   const BagArguments arguments{indices, offsets, per_sample_weights, include_last_offset};
   check_embedding_bag_arguments(weight, arguments, mode, scale_grad_by_freq, sparse);
   const DeviceCall call(weight, "embedding_bag");
-  const BagViews bags(arguments, padding_idx, weight.size(0), weight.scalar_type());
+  const CudaBags bags(call, arguments, padding_idx, weight.size(0), weight.scalar_type());
   if (is_mode(mode, BagMode::Max)) return std::get<0>(max_bags(call, weight, bags, false));
   return sum_bags(call, weight, bags, is_mode(mode, BagMode::Mean));
 }
@@ -70,7 +65,7 @@ std::tuple<at::Tensor, at::Tensor> embedding_bag_max(
   check_embedding_bag_arguments(weight, arguments, static_cast<int64_t>(BagMode::Max), false,
                                 false);
   const DeviceCall call(weight, "embedding_bag_max");
-  const BagViews bags(arguments, padding_idx, weight.size(0), weight.scalar_type());
+  const CudaBags bags(call, arguments, padding_idx, weight.size(0), weight.scalar_type());
   return max_bags(call, weight, bags, true);
 }
 

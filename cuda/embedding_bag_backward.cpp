@@ -1,7 +1,6 @@
-#include <cuda/device.h>
+#include <cuda/bags.h>
 #include <cuda/gradient.h>
 #include <cuda/ops.h>
-#include <ops/views.h>
 
 namespace myemb::cuda {
 namespace {
@@ -9,23 +8,16 @@ namespace {
 using OptionalIndex = std::optional<int64_t>;
 
 // The lookups of a backward op, and what it derives from them in memory of the call.
-class BackwardBags : public BagViews {
+class BackwardBags : public CudaBags {
  public:
   BackwardBags(const DeviceCall& call, const BagArguments& arguments, OptionalIndex padding_idx,
                int64_t num_weights, const at::Tensor& values, int64_t mode)
-      : BagViews(arguments, padding_idx, num_weights, values.scalar_type()),
+      : CudaBags(call, arguments, padding_idx, num_weights, values.scalar_type()),
         call_(call),
-        lookups_{indices, segments, num_weights, this->padding_idx, weights_data()},
         dtype_(dtype_of(values)),
         value_bytes_(dtype_ == Dtype::Double ? sizeof(double) : sizeof(float)),
         average_(is_mode(mode, BagMode::Mean)) {
-    if (!segments.starts) return;
-    call.check(launch_offsets_check({.offsets = segments.starts,
-                                     .batches = 1,
-                                     .count = segments.starts_count,
-                                     .num_lookups = indices.count,
-                                     .include_last_offset = arguments.include_last_offset},
-                                    call.stream()));
+    check_offsets();
   }
 
   // Accumulator type, one for each bag: how many lookups it counts, or the reciprocal. Undefined
@@ -35,7 +27,7 @@ class BackwardBags : public BagViews {
     const at::Tensor result = values(segments.count);
     const at::Tensor windows = call_.scratch((indices.count / kChunk + 1) * sizeof(int32_t));
     call_.check(
-        launch_bag_divisors({.lookups = lookups_,
+        launch_bag_divisors({.lookups = lookups,
                              .dtype = dtype_,
                              .inverse = inverse,
                              .divisors = result.mutable_data_ptr(),
@@ -59,7 +51,7 @@ class BackwardBags : public BagViews {
     Sources result{call_.scratch(indices.count * sizeof(int64_t)), {}};
     if (weights.defined() || average_) result.weights = values(indices.count);
     call_.check(launch_lookup_sources(
-        {.lookups = lookups_,
+        {.lookups = lookups,
          .dtype = dtype_,
          .divisors = data_or_null(divisors),
          .bag_of = static_cast<int64_t*>(result.bags.mutable_data_ptr()),
@@ -80,7 +72,6 @@ class BackwardBags : public BagViews {
 
  private:
   const DeviceCall& call_;
-  BagLookups lookups_;
   Dtype dtype_;
   int64_t value_bytes_;
   bool average_;

@@ -7,18 +7,16 @@ namespace myemb::cuda {
 RowGroups group_by_row(const DeviceCall& call, const Indices& indices, int64_t num_rows,
                        int64_t padding_idx, Op op, const Segments* bags) {
   TORCH_CHECK(num_rows >= 0, "myemb: num_weights must not be negative, but is ", num_rows);
-  RowGroups result{
-      .memory = call.scratch(static_cast<int64_t>(groups_bytes(indices.count, num_rows))),
-      .groups = {},
-  };
-  const GroupByRow args{
+  GroupByRow args{
       .indices = indices,
       .num_rows = num_rows,
       .padding_idx = padding_idx,
       .bags = bags,
-      .scratch = result.memory.mutable_data_ptr(),
+      .scratch = nullptr,
       .op = op,
   };
+  RowGroups result{call.scratch(static_cast<int64_t>(groups_bytes(args))), {}};
+  args.scratch = result.memory.mutable_data_ptr();
   call.check(launch_group_by_row(args, &result.groups, call.stream()));
   return result;
 }

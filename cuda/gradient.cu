@@ -12,6 +12,7 @@ namespace {
 template <typename T>
 struct WhereMax : RowReader<T, 1> {
   static constexpr bool kUsesPosition = true;
+  static constexpr int kBytes = sizeof(T) + sizeof(int64_t);
 
   const int64_t* positions;  // (B, dim)
   int64_t dim;

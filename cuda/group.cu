@@ -12,11 +12,10 @@ namespace myemb::cuda {
 namespace {
 
 // Row numbers and payloads in 32 bits where that is enough: half the bytes to sort.
-bool needs_wide(int64_t num_lookups, int64_t num_rows) {
-  return num_lookups > INT32_MAX || num_rows > UINT32_MAX;
+bool needs_wide(const GroupByRow& args) {
+  const int64_t num_bags = args.bags ? args.bags->count : 0;
+  return std::max(args.indices.count, num_bags) > INT32_MAX || args.num_rows > UINT32_MAX;
 }
-
-int bits_of(int64_t num_rows) { return std::bit_width(static_cast<uint64_t>(num_rows)); }
 
 // Padding gets the row behind the last, so that it ends up behind all others.
 template <typename Row, typename Payload>
@@ -24,6 +23,7 @@ __global__ void __launch_bounds__(kThreads)
     number_lookups(const Indices indices, int64_t num_rows, int64_t padding_idx,
                    const Segments bags, bool by_bag, Op op, Row* rows, Payload* payloads) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+#pragma unroll 1
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < indices.count;
        i += step) {
     const int64_t index = load_index(indices, i);
@@ -33,29 +33,35 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The scratch memory of a sort: two copies of rows and of payloads, and what CUB needs.
+// The scratch memory of a sort: rows and payloads, each twice, and what CUB needs. A pass goes from
+// one copy to the other; where the last one ended is known on the host.
 template <typename Row, typename Payload>
-struct SortBuffers {
-  static constexpr size_t kAlignment = 256;
+class Sorter {
+ public:
+  Sorter(void* scratch, int64_t count, int64_t num_rows)
+      : rows_(take<Row>(scratch, count), take<Row>(scratch, count)),
+        payloads_(take<Payload>(scratch, count), take<Payload>(scratch, count)),
+        temporary_(scratch),
+        count_(count),
+        bits_(std::bit_width(static_cast<uint64_t>(num_rows))) {}
 
-  SortBuffers(void* scratch, int64_t count)
-      : rows(take<Row>(scratch, count)),
-        sorted_rows(take<Row>(scratch, count)),
-        payloads(take<Payload>(scratch, count)),
-        sorted_payloads(take<Payload>(scratch, count)),
-        temporary(scratch) {}
+  Row* rows() { return rows_.Current(); }
+  Payload* payloads() { return payloads_.Current(); }
 
-  static size_t bytes(int64_t count) {
-    return 2 * (aligned(count * sizeof(Row)) + aligned(count * sizeof(Payload)));
+  size_t bytes() {
+    return 2 * (aligned(count_ * sizeof(Row)) + aligned(count_ * sizeof(Payload))) +
+           temporary_bytes();
   }
 
-  Row* rows;
-  Row* sorted_rows;
-  Payload* payloads;
-  Payload* sorted_payloads;
-  void* temporary;
+  cudaError_t sort(cudaStream_t stream) {
+    size_t bytes = temporary_bytes();
+    return cub::DeviceRadixSort::SortPairs(temporary_, bytes, rows_, payloads_,
+                                           static_cast<Payload>(count_), 0, bits_, stream);
+  }
 
  private:
+  static constexpr size_t kAlignment = 256;
+
   static size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
   template <typename T>
@@ -64,36 +70,34 @@ struct SortBuffers {
     scratch = static_cast<char*>(scratch) + aligned(count * sizeof(T));
     return taken;
   }
+
+  size_t temporary_bytes() {
+    size_t bytes = 0;
+    cub::DeviceRadixSort::SortPairs(nullptr, bytes, rows_, payloads_, static_cast<Payload>(count_),
+                                    0, bits_);
+    return bytes;
+  }
+
+  cub::DoubleBuffer<Row> rows_;
+  cub::DoubleBuffer<Payload> payloads_;
+  void* temporary_;
+  int64_t count_;
+  int bits_;
 };
-
-template <typename Row, typename Payload>
-cudaError_t sort(const SortBuffers<Row, Payload>& buffers, size_t& temporary_bytes, int64_t count,
-                 int64_t num_rows, bool only_size, cudaStream_t stream) {
-  return cub::DeviceRadixSort::SortPairs(only_size ? nullptr : buffers.temporary, temporary_bytes,
-                                         buffers.rows, buffers.sorted_rows, buffers.payloads,
-                                         buffers.sorted_payloads, static_cast<Payload>(count), 0,
-                                         bits_of(num_rows), stream);
-}
-
-template <typename Row, typename Payload>
-size_t temporary_bytes(int64_t count, int64_t num_rows) {
-  size_t bytes = 0;
-  sort(SortBuffers<Row, Payload>(nullptr, count), bytes, count, num_rows, true, nullptr);
-  return bytes;
-}
 
 template <typename Row, typename Payload>
 int group(const GroupByRow& args, Groups* groups, cudaStream_t stream) {
   const int64_t count = args.indices.count;
-  const SortBuffers<Row, Payload> buffers(args.scratch, count);
-  *groups = {buffers.sorted_rows, buffers.sorted_payloads, sizeof(Row) == 8, count, args.num_rows};
-  if (count == 0) return cudaSuccess;
-  number_lookups<<<grid_for(count, 1), kThreads, 0, stream>>>(
-      args.indices, args.num_rows, args.padding_idx, args.bags ? *args.bags : Segments{},
-      args.bags != nullptr, args.op, buffers.rows, buffers.payloads);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  size_t bytes = temporary_bytes<Row, Payload>(count, args.num_rows);
-  return sort(buffers, bytes, count, args.num_rows, false, stream);
+  Sorter<Row, Payload> sorter(args.scratch, count, args.num_rows);
+  if (count > 0) {
+    number_lookups<<<grid_for(count, 1), kThreads, 0, stream>>>(
+        args.indices, args.num_rows, args.padding_idx, args.bags ? *args.bags : Segments{},
+        args.bags != nullptr, args.op, sorter.rows(), sorter.payloads());
+    if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
+    if (const cudaError_t error = sorter.sort(stream); error != cudaSuccess) return error;
+  }
+  *groups = {sorter.rows(), sorter.payloads(), sizeof(Row) == 8, count, args.num_rows};
+  return cudaSuccess;
 }
 
 // A thread for each lookup: how often its row occurs is the length of its run.
@@ -101,6 +105,7 @@ template <typename A>
 __global__ void __launch_bounds__(kThreads)
     divide_by_frequency(const SortedLookups sorted, const A* weights_in, A* weights) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+#pragma unroll 1
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < sorted.count();
        i += step) {
     const int64_t row = sorted.row(i);
@@ -113,20 +118,15 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-size_t groups_bytes(int64_t num_lookups, int64_t num_rows) {
-  if (needs_wide(num_lookups, num_rows)) {
-    return SortBuffers<uint64_t, int64_t>::bytes(num_lookups) +
-           temporary_bytes<uint64_t, int64_t>(num_lookups, num_rows);
-  }
-  return SortBuffers<uint32_t, int32_t>::bytes(num_lookups) +
-         temporary_bytes<uint32_t, int32_t>(num_lookups, num_rows);
+size_t groups_bytes(const GroupByRow& args) {
+  const int64_t count = args.indices.count;
+  return needs_wide(args) ? Sorter<uint64_t, int64_t>(nullptr, count, args.num_rows).bytes()
+                          : Sorter<uint32_t, int32_t>(nullptr, count, args.num_rows).bytes();
 }
 
 int launch_group_by_row(const GroupByRow& args, Groups* groups, Stream stream) {
-  if (needs_wide(args.indices.count, args.num_rows)) {
-    return group<uint64_t, int64_t>(args, groups, stream);
-  }
-  return group<uint32_t, int32_t>(args, groups, stream);
+  return needs_wide(args) ? group<uint64_t, int64_t>(args, groups, stream)
+                          : group<uint32_t, int32_t>(args, groups, stream);
 }
 
 int launch_frequency_weights(const FrequencyWeights& args, Stream stream) {

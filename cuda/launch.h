@@ -62,6 +62,12 @@ struct BagLookups {
   const void* weights;  // accumulator type, one per lookup; null: 1
 };
 
+// The num_lookups that partial rows are for: none if no bag can be long.
+inline int64_t lookups_in_chunks(const BagLookups& lookups) {
+  const bool all_short = !lookups.bags.starts && lookups.bags.length <= kChunk;
+  return all_short ? 0 : lookups.indices.count;
+}
+
 // out[b] = sum over the lookups i of bag b of weight_i * rows[index_i], divided by the number of
 // lookups that were not left out if average.
 struct BagSum {
@@ -139,7 +145,7 @@ struct GroupByRow {
   void* scratch;  // groups_bytes
   Op op;
 };
-size_t groups_bytes(int64_t num_lookups, int64_t num_rows);
+size_t groups_bytes(const GroupByRow& args);
 int launch_group_by_row(const GroupByRow& args, Groups* groups, Stream stream);
 
 // weights[p] = (weights_in[p], or 1) / how often the row of lookup p occurs; payloads are

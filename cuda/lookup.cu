@@ -22,8 +22,9 @@ struct CopyArgs {
 template <typename Word>
 __global__ void __launch_bounds__(kThreads)
     copy_rows(const int group_size, const CopyArgs<Word> args) {
-  const RowGroup group(group_size);
+  const ThreadGroup group(group_size);
   const int64_t last = args.indices.count - 1;
+#pragma unroll 1
   for (int64_t warp_first = group.first_in_warp() * kRows; warp_first <= last;
        warp_first += group.count() * kRows) {
     const int64_t first = warp_first + group.in_warp() * kRows;
@@ -33,6 +34,7 @@ __global__ void __launch_bounds__(kThreads)
     const Word* rows[kRows];
 #pragma unroll
     for (int u = 0; u < kRows; ++u) rows[u] = args.rows + group.from(mine, u) * args.row_stride;
+#pragma unroll 1
     for (int64_t w = group.lane(); w < args.words; w += group.size()) {
       Word words[kRows];
 #pragma unroll

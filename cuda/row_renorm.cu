@@ -10,10 +10,11 @@ namespace {
 
 // A warp for each lookup; the first of a row's lookups stands for the row.
 template <typename T, typename Norm>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)  // no more registers spared: a power norm needs 78
     renorm_rows(const RowRenorm args, const SortedLookups lookups, const Norm norm) {
   using A = Accumulator<T>;
-  const RowGroup warp(kWarp);
+  const ThreadGroup warp(kWarp);
+#pragma unroll 1
   for (int64_t i = warp.first_in_warp(); i < lookups.count(); i += warp.count()) {
     const int64_t index = lookups.row(i);
     if (!lookups.starts_row(i, index)) continue;
@@ -28,6 +29,7 @@ __global__ void __launch_bounds__(kThreads)
     const double length = norm.finish(join_lanes(lane, [&](A a, A b) { return norm.join(a, b); }));
     if (!(length > args.max_norm)) continue;
     const auto scale = static_cast<A>(args.max_norm / (length + kRenormEpsilon));
+#pragma unroll 1
     for (int64_t column = warp.lane(); column < args.dim; column += kWarp) {
       T& x = row[column * args.column_stride];
       x = narrow<T>(widen(x) * scale);

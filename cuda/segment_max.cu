@@ -1,5 +1,6 @@
 // gather-reduce by maximum, with where each maximum came from.
 
+#include <cuda/kernels/check_bags.h>
 #include <cuda/kernels/width.h>
 #include <cuda/launch.h>
 #include <cuda/kernels/reduce.cuh>
@@ -17,10 +18,10 @@ struct MaxOutput {
   int64_t* positions;  // null: not wanted
   int64_t dim;
   // Of each chunk of a long bag: its maxima, -inf at position -1 where nothing exceeds -inf, and
-  // the row and position of its first lookup.
+  // the position of its first lookup that is not left out, or -1.
   A* partials;                 // (slots, dim)
   int64_t* partial_positions;  // (slots, dim)
-  LookupOf<A>* first;          // (slots)
+  int64_t* first;              // (slots)
 };
 
 // Only a greater value replaces one: the first of equals wins, and NaN counts only if the bag
@@ -32,27 +33,26 @@ class Max {
  public:
   using A = Accumulator<T>;
   using Output = MaxOutput<T>;
-  static constexpr bool kUsesPosition = true;
+  static constexpr int kBlocksPerSm = 3;
 
   __device__ Max(const Output& output, int64_t column, const Segment& segment, bool whole)
       : output_(output), column_(column), begin_(segment.begin), whole_(whole) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       best_[n] = whole ? A(0) : -A(INFINITY);
-      slots_[n] = -1;
+      lookups_[n] = -1;
     }
   }
 
-  __device__ void add(const Pack<T, N>& row, const LookupOf<A>& lookup, bool taken) {
-    const bool starts = taken && first_.row < 0;
-    if (starts) first_ = lookup;
-    const int slot = static_cast<int>(lookup.position - begin_);
+  __device__ void add(const Pack<T, N>& row, A weight, bool taken, int i) {
+    const bool starts = taken && first_ < 0;
+    if (starts) first_ = i;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const A value = widen(row.values[n]) * lookup.weight;
+      const A value = widen(row.values[n]) * weight;
       const bool replaces = (starts && whole_) || (taken && value > best_[n]);
       best_[n] = replaces ? value : best_[n];
-      slots_[n] = replaces ? slot : slots_[n];
+      lookups_[n] = replaces ? i : lookups_[n];
     }
   }
 
@@ -69,22 +69,27 @@ class Max {
     for (int n = 0; n < N; ++n) pack.values[n] = best_[n];
     store_pack(output_.partials + at, pack);
     store_positions(output_.partial_positions + at);
-    if (column_ == 0) output_.first[slot] = first_;
+    if (column_ == 0) output_.first[slot] = position(first_);
   }
 
  private:
+  __device__ int64_t position(int lookup) const { return lookup < 0 ? -1 : begin_ + lookup; }
+
   __device__ void store_positions(int64_t* to) const {
+    Pack<int64_t, N> pack;
 #pragma unroll
-    for (int n = 0; n < N; ++n) to[n] = slots_[n] < 0 ? -1 : begin_ + slots_[n];
+    for (int n = 0; n < N; ++n) pack.values[n] = position(lookups_[n]);
+    store_pack(to, pack);
   }
 
   const Output& output_;
   int64_t column_;
   int64_t begin_;
   bool whole_;
-  LookupOf<A> first_;
+  // Lookups are counted from the segment's first; -1: none.
+  int first_ = -1;  // not left out
   A best_[N];
-  int slots_[N];  // of the lookups that gave them, counted from the segment's first; -1: none
+  int lookups_[N];  // that gave them
 };
 
 // Joins the chunks of long bags: a group for each window of lookups, a thread for each column.
@@ -93,41 +98,41 @@ __global__ void __launch_bounds__(kThreads)
     join_maxima(const Shape shape, const Source source, const RowReader<T, 1> rows,
                 const MaxOutput<T> output) {
   using A = Accumulator<T>;
-  const RowGroup group(shape.group_size);
-  for (int64_t column = blockIdx.y * int64_t{group.size()} + group.lane(); column < shape.dim;
-       column += gridDim.y * int64_t{group.size()}) {
-    for (int64_t window = group.first_in_warp() + group.in_warp(); window < shape.slots / 2;
-         window += group.count()) {
-      const Segment bag = long_segment_from(source, window);
-      if (bag.length() == 0) continue;
-      A best = 0;
-      int64_t position = -1;
-      for (int64_t chunk = bag.begin; chunk < bag.end; chunk += kChunk) {
-        const int64_t slot = slot_of(chunk, chunk == bag.begin);
-        const LookupOf<A> first = output.first[slot];
-        if (first.row < 0) continue;
-        if (position < 0) {
-          best = widen(rows.read(first.row, column).values[0]) * first.weight;
-          position = first.position;
-        }
-        const A candidate = output.partials[slot * output.dim + column];
-        if (candidate > best) {
-          best = candidate;
-          position = output.partial_positions[slot * output.dim + column];
-        }
-      }
-      const int64_t at = bag.out_row * output.dim + column;
-      output.out[at] = narrow<T>(best);
-      if (output.positions) output.positions[at] = position;
+  const ThreadGroup group(shape.group_size);
+  const int64_t window = shape.item(group), column = shape.column(group, 1);
+  if (window >= shape.items || column >= shape.dim) return;
+  const Segment bag = long_segment_from(source, window);
+  if (bag.length() == 0) return;
+  A best = 0;
+  int64_t position = -1;
+#pragma unroll 1
+  for (int64_t chunk = bag.begin; chunk < bag.end; chunk += kChunk) {
+    const int64_t slot = slot_of(chunk, chunk == bag.begin);
+    const int64_t first = output.first[slot];
+    if (first < 0) continue;
+    if (position < 0) {
+      Faults none = 0;  // reduce_chunks has read it before
+      const LookupOf<A> lookup = source.lookup(first, none);
+      const Pack<T, 1> row = unpack<T, 1>(rows.read(rows.row(lookup.row), column));
+      best = widen(row.values[0]) * lookup.weight;
+      position = first;
+    }
+    const A candidate = output.partials[slot * output.dim + column];
+    if (candidate > best) {
+      best = candidate;
+      position = output.partial_positions[slot * output.dim + column];
     }
   }
+  const int64_t at = bag.out_row * output.dim + column;
+  output.out[at] = narrow<T>(best);
+  if (output.positions) output.positions[at] = position;
 }
 
 template <typename T>
 MaxOutput<T> max_output(const BagMax& args, int64_t slots) {
   using A = Accumulator<T>;
-  auto* first = static_cast<LookupOf<A>*>(args.partials);
-  auto* positions = reinterpret_cast<int64_t*>(first + slots);
+  auto* first = static_cast<int64_t*>(args.partials);
+  auto* positions = first + slots;  // an even number: rows of positions stay aligned to 16 bytes
   auto* maxima = reinterpret_cast<A*>(positions + slots * args.rows.dim);
   return {static_cast<T*>(args.out), args.positions, args.rows.dim, maxima, positions, first};
 }
@@ -139,26 +144,25 @@ int launch_max(const BagMax& args, int64_t num_lookups, Stream stream) {
   const MaxOutput<T> output = max_output<T>(args, 2 * windows);
   const int error = launch_reduce<T, N, Max<T, N>>(bags, args.lookups.bags.count, num_lookups, dim,
                                                    reader_of<T, N>(args.rows), output, stream);
-  if (error != cudaSuccess || windows == 0 || dim == 0) return error;
-  const int size = group_size_for<T, 1>(dim);
-  const dim3 grid = grid_for(windows, size, (dim + size - 1) / size);
-  join_maxima<<<grid, kThreads, 0, stream>>>(Shape{size, dim, 2 * windows}, bags,
-                                             reader_of<T, 1>(args.rows), output);
-  return cudaGetLastError();
+  if (error != cudaSuccess) return error;
+  return launch_shapes(
+      group_size_for<T, 1>(dim), windows, dim, 1, [&](dim3 grid, const Shape& shape) {
+        join_maxima<<<grid, kThreads, 0, stream>>>(shape, bags, reader_of<T, 1>(args.rows), output);
+      });
 }
 
 }  // namespace
 
 size_t max_partials_bytes(int64_t num_lookups, int64_t dim, Dtype dtype) {
   const size_t value = dtype == Dtype::Double ? sizeof(double) : sizeof(float);
-  return 2 * windows_of(num_lookups) * (sizeof(LookupOf<double>) + dim * (value + sizeof(int64_t)));
+  return 2 * windows_of(num_lookups) * (sizeof(int64_t) + dim * (value + sizeof(int64_t)));
 }
 
 int launch_bag_max(const BagMax& args, Stream stream) {
   const Segments& bags = args.lookups.bags;
   if (bags.count == 0) return cudaSuccess;
-  const bool all_short = !bags.starts && bags.length <= kChunk;
-  const int64_t num_lookups = all_short ? 0 : args.lookups.indices.count;
+  if (has_nothing_to_read(args.rows, args.lookups)) return launch_bags_check(args.lookups, stream);
+  const int64_t num_lookups = lookups_in_chunks(args.lookups);
   return visit(args.rows.dtype, [&]<typename T>(T) {
     return visit_width<T>(args.rows, args.out,
                           [&]<int N>() { return launch_max<T, N>(args, num_lookups, stream); });

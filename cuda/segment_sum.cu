@@ -1,5 +1,6 @@
 // gather-reduce by addition over the bags of a table: modes sum and mean.
 
+#include <cuda/kernels/check_bags.h>
 #include <cuda/kernels/width.h>
 #include <cuda/launch.h>
 #include <cuda/kernels/sum.cuh>
@@ -13,9 +14,8 @@ size_t sum_partials_bytes(int64_t num_lookups, int64_t dim, Dtype dtype) {
 int launch_bag_sum(const BagSum& args, Stream stream) {
   const Segments& bags = args.lookups.bags;
   if (bags.count == 0) return cudaSuccess;
-  // No bag is longer than `length`, if all have that length.
-  const bool all_short = !bags.starts && bags.length <= kChunk;
-  const int64_t num_lookups = all_short ? 0 : args.lookups.indices.count;
+  if (has_nothing_to_read(args.rows, args.lookups)) return launch_bags_check(args.lookups, stream);
+  const int64_t num_lookups = lookups_in_chunks(args.lookups);
   return visit(args.rows.dtype, [&]<typename T>(T) {
     const auto output =
         sum_output<T>(args.out, args.partials, num_lookups, args.rows.dim, args.average);

@@ -4,6 +4,7 @@
 
 #include <myemb/ops.h>
 
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 namespace myemb {
@@ -61,5 +62,21 @@ TORCH_LIBRARY(myemb, m) {
       "-> Tensor",
       pure);
 }
+
+#ifndef MYEMB_WITH_CUDA
+void refuse_cuda(const c10::OperatorHandle& op, torch::jit::Stack* /*stack*/) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      false, op.schema().name(),
+      ": this myemb was built without its CUDA kernels; build it where the nvcc of torch's CUDA "
+      "version is (MYEMB_CUDA=ON says what is missing), or move the tensors to the CPU");
+}
+
+TORCH_LIBRARY_IMPL(myemb, CUDA, m) {
+  for (const c10::OperatorName& op : c10::Dispatcher::singleton().getAllOpNames()) {
+    if (!op.name.starts_with("myemb::")) continue;
+    m.impl(op.name.c_str(), torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
+  }
+}
+#endif
 
 }  // namespace myemb

@@ -37,6 +37,8 @@ BagViews::BagViews(const BagArguments& arguments, std::optional<int64_t> padding
                            num_weights)
               .expect_int()),
       indices_(kernel_indices(arguments.indices)) {
+  TORCH_CHECK(num_weights >= 0, "embedding_bag: num_weights must not be negative, but is ",
+              num_weights);
   indices = indices_of(indices_);
   if (arguments.offsets) {
     offsets_ = arguments.offsets->to(at::kLong).contiguous();

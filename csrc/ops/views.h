@@ -23,8 +23,8 @@ Indices indices_of(const at::Tensor& kernel_indices);
 // looked at.
 class BagViews {
  public:
-  // Throws unless padding_idx is within [-num_weights, num_weights) and there is a bag if there are
-  // lookups. `values` is the dtype of the rows.
+  // Throws unless padding_idx is within [-num_weights, num_weights), num_weights is not negative
+  // and offsets are not empty if there are lookups. `values` is the dtype of the rows.
   BagViews(const BagArguments& arguments, std::optional<int64_t> padding_idx, int64_t num_weights,
            at::ScalarType values);
 

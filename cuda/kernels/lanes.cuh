@@ -4,27 +4,31 @@
 // threads are its lanes.
 
 #include <policies/numbers.h>
-#include <cuda/kernels/row_group.cuh>
+#include <cuda/kernels/thread_group.cuh>
 
 namespace myemb::cuda {
 
 static_assert(kLanes == kWarp);
 
-// This thread's lane of a row: load(column) for each of its columns, several in flight, and
-// fold(lane, value) in order.
+// This thread's lane of a row: load(column) for each of its columns, kInFlight of them before one
+// is used, and fold(lane, value) in order. The whole warp is in the row. Loads without conditions
+// can be under way together: behind the end, the last column is loaded again.
 template <int kInFlight, typename A, typename Load, typename Fold>
-__device__ A fold_columns(int64_t dim, A start, const Load& load, const Fold& fold) {
-  const int64_t lane = threadIdx.x % kLanes;
+__device__ __forceinline__ A fold_columns(int64_t dim, A start, const Load& load,
+                                          const Fold& fold) {
   A result = start;
-  int64_t column = lane;
-  for (; column + (kInFlight - 1) * kLanes < dim; column += kInFlight * kLanes) {
+#pragma unroll 1
+  for (int64_t left = 0; left < dim; left += kInFlight * kLanes) {
+    const int64_t column = left + threadIdx.x % kLanes;
     decltype(load(column)) values[kInFlight];
 #pragma unroll
-    for (int u = 0; u < kInFlight; ++u) values[u] = load(column + u * kLanes);
+    for (int u = 0; u < kInFlight; ++u) values[u] = load(min(column + u * kLanes, dim - 1));
+    __syncwarp();  // no load is moved past this point
 #pragma unroll
-    for (int u = 0; u < kInFlight; ++u) result = fold(result, values[u]);
+    for (int u = 0; u < kInFlight; ++u) {
+      if (column + u * kLanes < dim) result = fold(result, values[u]);
+    }
   }
-  for (; column < dim; column += kLanes) result = fold(result, load(column));
   return result;
 }
 

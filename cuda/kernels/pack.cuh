@@ -38,11 +38,19 @@ struct Pack {
   T values[N];
 };
 
+// A pack as it is loaded. What is under way to a thread is kept so: as values of 16 bits it would
+// take twice the registers.
+template <typename T, int N>
+using Word = typename WordOf<sizeof(T) * N>::type;
+
 // Rows are read-only while a kernel reads them, hence the load through the read-only path.
 template <int N, typename T>
-__device__ __forceinline__ Pack<T, N> load_pack(const T* from) {
-  using Word = typename WordOf<sizeof(T) * N>::type;
-  const Word word = __ldg(reinterpret_cast<const Word*>(from));
+__device__ __forceinline__ Word<T, N> load_word(const T* from) {
+  return __ldg(reinterpret_cast<const Word<T, N>*>(from));
+}
+
+template <typename T, int N>
+__device__ __forceinline__ Pack<T, N> unpack(const Word<T, N>& word) {
   Pack<T, N> pack;
   memcpy(&pack, &word, sizeof(pack));
   return pack;
@@ -59,10 +67,10 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, N>& pack) {
     store_pack(to, low);
     store_pack(to + kHalf, high);
   } else {
-    using Word = typename WordOf<kBytes>::type;
-    Word word;
+    Word<T, N> word;
     memcpy(&word, &pack, sizeof(word));
-    __stwb(reinterpret_cast<Word*>(to), word);  // an assignment would be split into its elements
+    __stwb(reinterpret_cast<Word<T, N>*>(to),
+           word);  // an assignment would be split into its elements
   }
 }
 

@@ -3,27 +3,30 @@
 // gather-reduce on the device: every segment's rows, combined in the order of the numbers contract
 // (policies/numbers.h) and written once.
 //
-//   reduce_segments   segments of at most kChunk lookups into the output, chunks of longer ones
-//   into
-//                     partial rows
-//   join_chunks       the partial rows of a long segment, left to right, into the output
+//   reduce_segments   segments of at most kChunk lookups into the output
+//   reduce_chunks     chunks of longer ones into partial rows
+//   join_...          the partial rows of a long segment, left to right, into the output
 //
 // A Source (segments.cuh) says which lookups make up an output row, a Reader what they read, a
 // Combiner what becomes of it:
 //
 //   struct Combiner {
 //     struct Output;                          // where results go
+//     static constexpr int kBlocksPerSm;      // so many fit without spilled registers
 //     Combiner(const Output&, int64_t column, const Segment&, bool whole);  // false: of a chunk
-//     void add(const Pack<T, N>& row, const Lookup& lookup, bool taken);  // the next one, in order
+//     // The row of the segment's lookup i, in order; passed over if it is not taken.
+//     void add(const Pack<T, N>& row, A weight, bool taken, int i);
 //     void write(int64_t out_row, int counted) const;
 //     void write_partial(int64_t slot, int counted) const;
-//     static constexpr bool kUsesPosition;    // or only the weight of a lookup
 //   };
+//
+// The loops below are the same for the whole warp, and nothing is called in them: ptxas compiles
+// all exchanges between threads twice if it cannot see that the warp is together, and loads rows
+// two at a time for want of registers.
 
 #include <cuda/kernels/pack.cuh>
 #include <cuda/kernels/segments.cuh>
-
-#include <algorithm>
+#include <cuda/kernels/shape.cuh>
 
 namespace myemb::cuda {
 
@@ -36,14 +39,16 @@ inline constexpr int kRowsInFlight = kBytes >= 8 ? 4 : 8;
 template <typename T, int N>
 struct RowReader {
   static constexpr bool kUsesPosition = false;
+  static constexpr int kBytes = sizeof(T) * N;  // read of each lookup
 
   const T* data;
   int64_t row_stride;
   int64_t column_stride;  // not 1 only if N is
 
-  __device__ Pack<T, N> read(int64_t row, int64_t column) const {
-    const int64_t offset = N == 1 ? column * column_stride : column;
-    return load_pack<N>(data + row * row_stride + offset);
+  __device__ const T* row(int64_t index) const { return data + index * row_stride; }
+
+  __device__ Word<T, N> read(const T* row, int64_t column) const {
+    return load_word<N>(row + (N == 1 ? column * column_stride : column));
   }
 
   // Whether these columns of a lookup count.
@@ -52,104 +57,113 @@ struct RowReader {
   }
 };
 
-// The kRows lookups from thread `first` of the group on. All rows are asked for before one is used,
-// which needs loads without conditions: every lookup has a row to read, and bit j of `taken` says
-// whether that of thread j counts.
-template <typename T, int N, int kRows, typename Lookup, typename Reader, typename Combiner>
-__device__ __forceinline__ void combine_rows(const RowGroup& group, const Lookup& mine,
-                                             unsigned taken, int first, const Reader& rows,
-                                             int64_t column, Combiner& combiner) {
-  Pack<T, N> values[kRows];
+// Lookups of each group of a block, as many as it has threads: what one has loaded, all need. They
+// are passed round in shared memory because shuffles, three for each row, share the six barriers of
+// a warp with the loads: a wait for a shuffle was one for a row.
+template <typename T, typename Lookup, bool kWhole>
+struct HeldLookups {
+  const T* addresses[kThreads];  // of their rows
+  Accumulator<T> weights[kThreads];
+  Lookup lookups[kWhole ? kThreads : 1];  // if more than that is used
+};
+
+// The kRows lookups from `held` number `at` on, the segment's lookups from i on; bit u of `taken`
+// says whether lookup u counts. All rows are asked for before one is used, which needs loads
+// without conditions, and results that are kept as they come.
+template <int kRows, typename T, int N, typename Held, typename Reader, typename Combiner>
+__device__ __forceinline__ void combine_rows(const Held& held, int at, unsigned taken, int i,
+                                             const Reader& rows, int64_t column,
+                                             Combiner& combiner) {
+  Word<T, N> words[kRows];
 #pragma unroll
   for (int u = 0; u < kRows; ++u) {
-    const int64_t row = group.from(mine.row, first + u);
+    words[u] = rows.read(held.addresses[at + u], column);
     if constexpr (Reader::kUsesPosition) {
-      const int64_t position = group.from(mine.position, first + u);
-      if (!rows.takes(row, column, position)) taken &= ~(1u << (first + u));
+      const auto& lookup = held.lookups[at + u];
+      if (!rows.takes(lookup.row, column, lookup.position)) taken &= ~(1u << u);
     }
-    values[u] = rows.read(row, column);
   }
   __syncwarp();  // no load is moved past this point
 #pragma unroll
   for (int u = 0; u < kRows; ++u) {
-    Lookup lookup;
-    lookup.weight = group.from(mine.weight, first + u);
-    if constexpr (Combiner::kUsesPosition) {
-      lookup.row = group.from(mine.row, first + u);
-      lookup.position = group.from(mine.position, first + u);
-    }
-    combiner.add(values[u], lookup, (taken >> (first + u) & 1) != 0);
+    combiner.add(unpack<T, N>(words[u]), held.weights[at + u], (taken >> u & 1) != 0, i + u);
   }
 }
 
-// Hands the lookups of a segment, at most kChunk, to the combiner, in order. Indices are loaded side
-// by side, one a thread, checked before any row is asked for (an assertion between two loads would
-// make the second wait for it), and passed round. Returns how many were not left out.
+// Hands the lookups of a segment, at most kChunk, to the combiner, in order. Indices are loaded
+// side by side, one a thread, and passed round. Returns how many were not left out.
 //
 // A lookup that is left out reads the row of one that is not, or row 0 if there is none: then
 // another group of the warp has a lookup, and the table a row.
 template <typename T, int N, typename Source, typename Reader, typename Combiner>
-__device__ int combine_lookups(const RowGroup& group, const Source& source, const Segment& segment,
-                               const Reader& rows, int64_t column, Combiner& combiner) {
+__device__ __forceinline__ int combine_lookups(const ThreadGroup& group, const Source& source,
+                                               const Segment& segment, const Reader& rows,
+                                               int64_t column, Combiner& combiner, Faults& faults) {
   using Lookup = typename Source::Lookup;
-  constexpr int kRows = kRowsInFlight<sizeof(T) * N>;
+  constexpr int kRows = kRowsInFlight<Reader::kBytes>;
+  __shared__ HeldLookups<T, Lookup, Reader::kUsesPosition> held;
+  const int at = static_cast<int>(threadIdx.x) - group.lane();
   const int length = static_cast<int>(segment.length());
-  const int longest = max_in_warp(length);
   int counted = 0;
-  for (int begin = 0; begin < longest; begin += group.size()) {
-    const int i = begin + group.lane();
-    Lookup mine = i < length ? source.lookup(segment.begin + i) : Lookup{};
-    const unsigned taken = group.vote(mine.row >= 0);
-    const int64_t some_row = max(group.from(mine.row, max(__ffs(taken) - 1, 0)), int64_t{0});
-    if (mine.row < 0) mine.row = some_row;
-    counted += __popc(taken);
-    const int count = min(longest - begin, group.size());
 #pragma unroll 1
-    for (int first = 0; first < count; first += kRows) {
-      combine_rows<T, N, kRows>(group, mine, taken, first, rows, column, combiner);
+  for (int begin = 0; any_in_warp(begin < length); begin += group.size()) {
+    const int i = begin + group.lane();
+    Lookup mine;
+    if (i < length) mine = source.lookup(segment.begin + i, faults);
+    const unsigned taken = group.vote(mine.row >= 0);
+    counted += __popc(taken);
+    const int64_t some_row = group.from(mine.row, max(__ffs(taken) - 1, 0));
+    if (mine.row < 0) mine.row = max(some_row, int64_t{0});
+    __syncwarp();  // the lookups before these have been read
+    held.addresses[threadIdx.x] = rows.row(mine.row);
+    held.weights[threadIdx.x] = mine.weight;
+    if constexpr (Reader::kUsesPosition) held.lookups[threadIdx.x] = mine;
+    __syncwarp();
+#pragma unroll 1
+    for (int first = 0; first < group.size() && any_in_warp(begin + first < length);
+         first += kRows) {
+      combine_rows<kRows, T, N>(held, at + first, taken >> first, begin + first, rows, column,
+                                combiner);
     }
   }
   return counted;
 }
 
-// How a launch covers its items and columns: threads in x over groups, blocks in y over tiles of
-// columns.
-struct Shape {
-  int group_size;
-  int64_t dim;
-  int64_t slots;  // chunks of long segments, after the items
-};
-
+// A group for each item of the source.
 template <typename T, int N, typename Source, typename Reader, typename Combiner>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
     reduce_segments(const Shape shape, const Source source, const Reader rows,
                     const typename Combiner::Output output) {
-  const RowGroup group(shape.group_size);
-  const int64_t tile = int64_t{group.size()} * N;
-  for (int64_t left = blockIdx.y * tile; left < shape.dim; left += gridDim.y * tile) {
-    const int64_t column = left + group.lane() * N;
-    const bool in_row = column < shape.dim;
-    const int64_t items = source.count() + shape.slots;
-    for (int64_t warp_item = group.first_in_warp(); warp_item < items; warp_item += group.count()) {
-      const int64_t item = warp_item + group.in_warp();
-      const int64_t slot = item - source.count();
-      const bool whole = slot < 0;
-      Segment segment = source.segment(item, group);
-      if (!whole && item < items) segment = chunk_in(source, slot);
-      const bool is_long = segment.length() > kChunk;  // its chunks have slots
-      if (is_long) segment.end = segment.begin;
-      Combiner combiner(output, column, segment, whole);
-      const int counted =
-          combine_lookups<T, N>(group, source, segment, rows, in_row ? column : 0, combiner);
-      if (!in_row || is_long || item >= items) continue;
-      if (segment.length() == 0 && !(whole && Source::kWritesEmpty)) continue;
-      if (whole) {
-        combiner.write(segment.out_row, counted);
-      } else {
-        combiner.write_partial(slot, counted);
-      }
-    }
-  }
+  const ThreadGroup group(shape.group_size);
+  const int64_t item = shape.item(group), column = shape.column(group, N);
+  const bool in_row = column < shape.dim;
+  Faults faults = 0;
+  Segment segment = source.segment(item, group, faults);
+  const bool is_long = segment.length() > kChunk;  // left to reduce_chunks
+  if (is_long) segment.end = segment.begin;
+  Combiner combiner(output, column, segment, true);
+  const int counted =
+      combine_lookups<T, N>(group, source, segment, rows, in_row ? column : 0, combiner, faults);
+  source.refuse(faults);
+  const bool has_row = Source::kWritesEmpty ? item < shape.items : segment.length() > 0;
+  if (in_row && has_row && !is_long) combiner.write(segment.out_row, counted);
+}
+
+// A group for each slot. Comes after reduce_segments, which has checked the segments.
+template <typename T, int N, typename Source, typename Reader, typename Combiner>
+__global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
+    reduce_chunks(const Shape shape, const Source source, const Reader rows,
+                  const typename Combiner::Output output) {
+  const ThreadGroup group(shape.group_size);
+  const int64_t slot = shape.item(group), column = shape.column(group, N);
+  const bool in_row = column < shape.dim;
+  Faults faults = 0;
+  const Segment chunk = slot < shape.items ? chunk_in(source, slot) : Segment{0, 0, 0};
+  Combiner combiner(output, column, chunk, false);
+  const int counted =
+      combine_lookups<T, N>(group, source, chunk, rows, in_row ? column : 0, combiner, faults);
+  source.refuse(faults);
+  if (in_row && chunk.length() > 0) combiner.write_partial(slot, counted);
 }
 
 // Threads of a group for each row: as many as its accesses of N values, up to a warp, but no fewer
@@ -161,32 +175,27 @@ int group_size_for(int64_t dim) {
   return size;
 }
 
-// A block for each kThreads / group_size items and each tile of columns, up to what a grid can
-// have; the kernels' loops do the rest.
-inline dim3 grid_for(int64_t items, int group_size, int64_t tiles = 1) {
-  constexpr int64_t kMaxX = 0x7fffffff, kMaxY = 65535;
-  const int64_t groups = kThreads / group_size;
-  const int64_t blocks = (items + groups - 1) / groups;
-  return dim3(static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, kMaxX)),
-              static_cast<unsigned>(std::clamp<int64_t>(tiles, 1, kMaxY)));
-}
-
 template <typename T, int N>
 RowReader<T, N> reader_of(const Rows& rows) {
   return {static_cast<const T*>(rows.data), rows.row_stride, rows.column_stride};
 }
 
+// Segments, and chunks if a segment can be long.
 template <typename T, int N, typename Combiner, typename Source, typename Reader>
 int launch_reduce(const Source& source, int64_t items, int64_t num_lookups, int64_t dim,
                   const Reader& rows, const typename Combiner::Output& output,
                   cudaStream_t stream) {
   const int size = group_size_for<T, N>(dim);
-  const Shape shape{size, dim, 2 * windows_of(num_lookups)};
-  const int64_t tile = static_cast<int64_t>(size) * N;
-  const dim3 grid = grid_for(items + shape.slots, size, (dim + tile - 1) / tile);
-  reduce_segments<T, N, Source, Reader, Combiner>
-      <<<grid, kThreads, 0, stream>>>(shape, source, rows, output);
-  return cudaGetLastError();
+  const int error = launch_shapes(size, items, dim, N, [&](dim3 grid, const Shape& shape) {
+    reduce_segments<T, N, Source, Reader, Combiner>
+        <<<grid, kThreads, 0, stream>>>(shape, source, rows, output);
+  });
+  if (error != cudaSuccess) return error;
+  const int64_t slots = 2 * windows_of(num_lookups);
+  return launch_shapes(size, slots, dim, N, [&](dim3 grid, const Shape& shape) {
+    reduce_chunks<T, N, Source, Reader, Combiner>
+        <<<grid, kThreads, 0, stream>>>(shape, source, rows, output);
+  });
 }
 
 }  // namespace myemb::cuda

@@ -7,17 +7,25 @@
 //   kWritesEmpty         whether a segment without lookups has a row in the output
 //   count()              the number of items to look at, each of which may start a segment
 //   total()              the number of lookups
-//   segment(item)        the segment that starts at item, or an empty one; asked by a whole warp
+//   segment(item, ...)   the segment that starts at item, or an empty one; asked by a whole warp
 //   containing(i)        the segment that lookup i is in
-//   lookup(i)            what lookup i reads
+//   lookup(i, faults)    what lookup i reads
+//   refuse(faults)       fails the assertions of what was found wrong
 
 #include <cuda/launch.h>
-#include <cuda/kernels/row_group.cuh>
+#include <cuda/kernels/thread_group.cuh>
 
 #undef NDEBUG  // an index out of range must stop the kernel in release builds, too
 #include <cassert>
 
 namespace myemb::cuda {
+
+// What a thread found wrong with offsets and indices. A segment or lookup that is wrong is as good
+// as none, so that nothing is read by it, and refused when all rows are summed up: a failing
+// assertion is a call, and what follows a call is compiled with less registers, and twice
+// (reduce.cuh).
+using Faults = unsigned;
+enum Fault : Faults { kFirstOffset = 1, kOffsetOrder = 2, kLastOffset = 4, kIndex = 8 };
 
 // One lookup; row -1 is none, which adds nothing.
 template <typename A>
@@ -69,16 +77,16 @@ class Bags {
   __device__ int64_t count() const { return args_.bags.count; }
   __device__ int64_t total() const { return args_.indices.count; }
 
-  __device__ Segment segment(int64_t bag, const RowGroup& /*group*/) const {
-    if (bag >= count()) return {bag, 0, 0};
+  __device__ Segment segment(int64_t bag, const ThreadGroup& /*group*/, Faults& faults) const {
+    const Segment none{bag, 0, 0};
+    if (bag >= count()) return none;
     const Segment segment{bag, args_.bags.begin(bag), args_.bags.end(bag)};
-    assert((bag > 0 || segment.begin == 0) && "myemb::embedding_bag: offsets[0] has to be 0");
-    assert(segment.begin <= segment.end && segment.end <= total() &&
-           "myemb::embedding_bag: offsets must not decrease, nor exceed the number of indices");
-    assert((bag + 1 < count() || segment.end == total()) &&
-           "myemb::embedding_bag: with include_last_offset, offsets[-1] has to be the number of "
-           "indices");
-    return segment;
+    if (bag == 0 && segment.begin != 0) faults |= kFirstOffset;
+    if (segment.begin < 0 || segment.begin > segment.end || segment.end > total()) {
+      faults |= kOffsetOrder;
+    }
+    if (bag + 1 == count() && segment.end != total()) faults |= kLastOffset;
+    return faults ? none : segment;
   }
 
   __device__ Segment containing(int64_t i) const {
@@ -86,12 +94,25 @@ class Bags {
     return {bag, args_.bags.begin(bag), args_.bags.end(bag)};
   }
 
-  __device__ Lookup lookup(int64_t i) const {
+  __device__ Lookup lookup(int64_t i, Faults& faults) const {
     const int64_t index = load_index(args_.indices, i);
-    assert(is_row(index, args_.num_rows) && "myemb::embedding_bag: index out of range");
+    if (!is_row(index, args_.num_rows)) {
+      faults |= kIndex;
+      return {};
+    }
     if (index == args_.padding_idx) return {};
     const auto* weights = static_cast<const A*>(args_.weights);
     return {index, i, weights ? weights[i] : A(1)};
+  }
+
+  __device__ void refuse(Faults faults) const {
+    assert(!(faults & kFirstOffset) && "myemb::embedding_bag: offsets[0] has to be 0");
+    assert(!(faults & kOffsetOrder) &&
+           "myemb::embedding_bag: offsets must not decrease, nor exceed the number of indices");
+    assert(!(faults & kLastOffset) &&
+           "myemb::embedding_bag: with include_last_offset, offsets[-1] has to be the number of "
+           "indices");
+    assert(!(faults & kIndex) && "myemb::embedding_bag: index out of range");
   }
 
  private:
@@ -154,7 +175,7 @@ class Runs {
   __device__ int64_t count() const { return sorted_.count(); }
   __device__ int64_t total() const { return sorted_.count(); }
 
-  __device__ Segment segment(int64_t i, const RowGroup& group) const {
+  __device__ Segment segment(int64_t i, const ThreadGroup& group, Faults& /*faults*/) const {
     const int64_t row = i < total() ? sorted_.row(i) : sorted_.num_rows();
     bool measured = i >= total() || !sorted_.starts_row(i, row);
     // The group looks at as many rows at once as it has threads. A run of more than kChunk lookups
@@ -176,11 +197,13 @@ class Runs {
     return {row, sorted_.lower_bound(row, 0, i), sorted_.lower_bound(row + 1, i, total())};
   }
 
-  __device__ Lookup lookup(int64_t i) const {
+  __device__ Lookup lookup(int64_t i, Faults& /*faults*/) const {
     const int64_t payload = sorted_.payload(i);
     const int64_t row = bag_of_ ? bag_of_[payload] : payload;
     return {row, payload, weights_ ? weights_[weights_by_row_ ? row : payload] : A(1)};
   }
+
+  __device__ void refuse(Faults /*faults*/) const {}  // all was checked before it was sorted
 
  private:
   SortedLookups sorted_;

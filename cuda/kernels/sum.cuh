@@ -26,15 +26,15 @@ class Sum {
  public:
   using A = Accumulator<T>;
   using Output = SumOutput<T>;
-  static constexpr bool kUsesPosition = false;
+  static constexpr int kBlocksPerSm = 4;
 
   __device__ Sum(const Output& output, int64_t column, const Segment& /*segment*/, bool /*whole*/)
       : output_(output), column_(column) {}
 
-  __device__ void add(const Pack<T, N>& row, const LookupOf<A>& lookup, bool taken) {
+  __device__ void add(const Pack<T, N>& row, A weight, bool taken, int /*i*/) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const A next = sum_[n] + widen(row.values[n]) * lookup.weight;
+      const A next = sum_[n] + widen(row.values[n]) * weight;
       sum_[n] = taken ? next : sum_[n];
     }
   }
@@ -66,31 +66,28 @@ __global__ void __launch_bounds__(kThreads)
     join_sums(const Shape shape, const Source source, const SumOutput<T> output) {
   using A = Accumulator<T>;
   constexpr int kInFlight = 8;
-  const RowGroup group(shape.group_size);
-  for (int64_t column = blockIdx.y * int64_t{group.size()} + group.lane(); column < shape.dim;
-       column += gridDim.y * int64_t{group.size()}) {
-    for (int64_t window = group.first_in_warp() + group.in_warp(); window < shape.slots / 2;
-         window += group.count()) {
-      const Segment segment = long_segment_from(source, window);
-      if (segment.length() == 0) continue;
-      A sum = 0;
-      int64_t counted = 0;
-      for (int64_t begin = segment.begin; begin < segment.end; begin += kInFlight * kChunk) {
-        A parts[kInFlight] = {};
+  const ThreadGroup group(shape.group_size);
+  const int64_t window = shape.item(group), column = shape.column(group, 1);
+  if (window >= shape.items || column >= shape.dim) return;
+  const Segment segment = long_segment_from(source, window);
+  if (segment.length() == 0) return;
+  A sum = 0;
+  int64_t counted = 0;
+#pragma unroll 1
+  for (int64_t begin = segment.begin; begin < segment.end; begin += kInFlight * kChunk) {
+    A parts[kInFlight] = {};
 #pragma unroll
-        for (int u = 0; u < kInFlight; ++u) {
-          const int64_t chunk = begin + u * kChunk;
-          if (chunk >= segment.end) continue;
-          const int64_t slot = slot_of(chunk, chunk == segment.begin);
-          parts[u] = output.partials[slot * output.dim + column];
-          counted += output.counts[slot];
-        }
-#pragma unroll
-        for (int u = 0; u < kInFlight; ++u) sum += parts[u];
-      }
-      output.out[segment.out_row * output.dim + column] = narrow<T>(output.finished(sum, counted));
+    for (int u = 0; u < kInFlight; ++u) {
+      const int64_t chunk = begin + u * kChunk;
+      if (chunk >= segment.end) continue;
+      const int64_t slot = slot_of(chunk, chunk == segment.begin);
+      parts[u] = output.partials[slot * output.dim + column];
+      counted += output.counts[slot];
     }
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) sum += parts[u];
   }
+  output.out[segment.out_row * output.dim + column] = narrow<T>(output.finished(sum, counted));
 }
 
 inline size_t sum_slot_bytes(int64_t dim, Dtype dtype) {
@@ -105,20 +102,19 @@ SumOutput<T> sum_output(void* out, void* partials, int64_t num_lookups, int64_t 
   return {static_cast<T*>(out), rows, counts, dim, average};
 }
 
-// Both kernels; the second only if a segment can be long.
+// All three kernels; those for chunks only if a segment can be long.
 template <typename T, int N, typename Source, typename Reader>
 int launch_sum(const Source& source, int64_t items, int64_t num_lookups, const Reader& rows,
                const SumOutput<T>& output, cudaStream_t stream) {
   const int64_t dim = output.dim;
   const int error =
       launch_reduce<T, N, Sum<T, N>>(source, items, num_lookups, dim, rows, output, stream);
-  const int64_t windows = windows_of(num_lookups);
-  if (error != cudaSuccess || windows == 0 || dim == 0) return error;
+  if (error != cudaSuccess) return error;
   const int size = group_size_for<T, 1>(dim);
-  const dim3 grid = grid_for(windows, size, (dim + size - 1) / size);
-  join_sums<T, Source>
-      <<<grid, kThreads, 0, stream>>>(Shape{size, dim, 2 * windows}, source, output);
-  return cudaGetLastError();
+  const int64_t windows = windows_of(num_lookups);
+  return launch_shapes(size, windows, dim, 1, [&](dim3 grid, const Shape& shape) {
+    join_sums<T, Source><<<grid, kThreads, 0, stream>>>(shape, source, output);
+  });
 }
 
 }  // namespace myemb::cuda

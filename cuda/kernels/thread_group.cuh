@@ -16,20 +16,23 @@ inline constexpr int kThreads = 256;  // of a block, in every kernel
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kWholeWarp = ~0u;
 
-class RowGroup {
+class ThreadGroup {
  public:
   // size: 1, 2, 4, ..., 32; the same for the whole launch.
-  __device__ explicit RowGroup(int size)
+  __device__ explicit ThreadGroup(int size)
       : size_(size), lane_(static_cast<int>(threadIdx.x) & (size - 1)) {}
 
   __device__ int size() const { return size_; }
   __device__ int lane() const { return lane_; }
 
-  // The groups of a launch, numbered: how many there are, the first one of this warp, and by how
-  // much this one is behind it.
+  // The groups of a launch, numbered: how many there are, this one, the first one of this warp, and
+  // by how much this one is behind it.
   __device__ int64_t count() const { return (int64_t{gridDim.x} * kThreads) >> bits(); }
   __device__ int64_t first_in_warp() const {
     return (int64_t{blockIdx.x} * kThreads + (threadIdx.x & ~(kWarp - 1))) >> bits();
+  }
+  __device__ int64_t index() const {
+    return (int64_t{blockIdx.x} * kThreads + threadIdx.x) >> bits();
   }
   __device__ int in_warp() const { return (threadIdx.x & (kWarp - 1)) >> bits(); }
 
@@ -37,6 +40,11 @@ class RowGroup {
   template <typename V>
   __device__ V from(V value, int lane) const {
     return __shfl_sync(kWholeWarp, value, lane, size_);
+  }
+
+  template <typename V>
+  __device__ const V* from(const V* value, int lane) const {
+    return reinterpret_cast<const V*>(from(reinterpret_cast<unsigned long long>(value), lane));
   }
 
   // Bit j: what thread j says.
@@ -58,15 +66,7 @@ class RowGroup {
   int lane_;
 };
 
-// Whether a thread of any group in the warp says so, and the largest value there.
+// Whether a thread of any group in the warp says so.
 __device__ __forceinline__ bool any_in_warp(bool says) { return __any_sync(kWholeWarp, says); }
-
-__device__ __forceinline__ int max_in_warp(int value) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    value = max(value, __shfl_xor_sync(kWholeWarp, value, step));
-  }
-  return value;
-}
 
 }  // namespace myemb::cuda
