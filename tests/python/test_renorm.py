@@ -6,12 +6,20 @@ import pytest
 import reference
 import torch
 from inputs import INDEX_DTYPES, assert_near, indices
+from simulator import fatal_on_a_gpu, refused
 from torch import Tensor
 
 from myemb.functional import embedding, embedding_bag, embedding_renorm_
 
 INF, NAN = float("inf"), float("nan")
 NORM_TYPES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, INF)
+
+
+def pytorchs(weight: Tensor, lookups: Tensor, max_norm: float, norm_type: float = 2.0) -> Tensor:
+    """A renormalised copy by PyTorch, whose CUDA kernel knows no norm but those of finite p > 0."""
+    table = weight.detach().cpu().clone()
+    torch.embedding_renorm_(table, lookups.cpu().long(), max_norm, norm_type)
+    return table.to(weight.device)
 
 
 @pytest.mark.parametrize("norm_type", NORM_TYPES)
@@ -24,7 +32,7 @@ def test_every_norm_in_float64(norm_type: float, width: int, device: str) -> Non
         actual = weight.clone()
         embedding_renorm_(actual, lookups, max_norm, norm_type)
         assert_near(actual, reference.renorm(weight, lookups, max_norm, norm_type), terms=width)
-        theirs = torch.embedding_renorm_(weight.clone(), lookups, max_norm, norm_type)
+        theirs = pytorchs(weight, lookups, max_norm, norm_type)
         assert_near(actual, theirs, terms=width)
 
 
@@ -52,7 +60,7 @@ def test_edge_values_of_p_and_max_norm_are_pytorchs(
     weight = torch.tensor(rows, device=device)
     lookups = torch.arange(4, device=device)
     actual = embedding_renorm_(weight.clone(), lookups, max_norm, norm_type)
-    expected = torch.embedding_renorm_(weight.clone(), lookups, max_norm, norm_type)
+    expected = pytorchs(weight, lookups, max_norm, norm_type)
     torch.testing.assert_close(actual, expected, equal_nan=True)
     assert torch.equal(actual[4], weight[4])
 
@@ -65,7 +73,7 @@ def test_indices_of_any_shape_and_dtype(
     weight = torch.randn(9, 4, device=device)
     lookups = torch.randint(9, shape, device=device).to(dtype)
     actual = embedding_renorm_(weight.clone(), lookups, 1.0)
-    expected = torch.embedding_renorm_(weight.clone(), lookups.long(), 1.0, 2.0)
+    expected = pytorchs(weight, lookups, 1.0)
     torch.testing.assert_close(actual, expected)
 
 
@@ -74,7 +82,7 @@ def test_a_row_looked_up_often_is_scaled_once(num_rows: int, size: int, device: 
     weight = torch.randn(num_rows, 16, device=device) * 4
     lookups = indices("zipf", size, num_rows, device=device)
     actual = embedding_renorm_(weight.clone(), lookups, 2.0)
-    expected = torch.embedding_renorm_(weight.clone(), lookups, 2.0, 2.0)
+    expected = pytorchs(weight, lookups, 2.0)
     torch.testing.assert_close(actual, expected)
     untouched = torch.ones(num_rows, dtype=torch.bool, device=device)
     untouched[lookups] = False
@@ -140,14 +148,15 @@ def test_a_table_saved_for_backward_is_protected(device: str) -> None:
         output.backward(torch.ones_like(output))
 
 
+@fatal_on_a_gpu
 @pytest.mark.parametrize("bad", [[0, 7, 2], [-1, 0], [0, 1, -8], [2**40]])
 def test_a_bad_index_changes_nothing(bad: list[int], device: str) -> None:
     weight = torch.full((7, 3), 9.0, device=device)
     before, version = weight.clone(), weight._version
     lookups = torch.tensor(bad, device=device)
-    with pytest.raises(IndexError, match="out of range"):
+    with refused(IndexError, "out of range", "index out of range"):
         embedding_renorm_(weight, lookups, 1.0)
-    with pytest.raises(IndexError, match="out of range"):
+    with refused(IndexError, "out of range", "index out of range"):
         embedding(lookups, weight, max_norm=1.0)
     with pytest.raises((IndexError, RuntimeError)):
         embedding_bag(lookups, weight, torch.tensor([0], device=device), max_norm=1.0)
@@ -155,6 +164,7 @@ def test_a_bad_index_changes_nothing(bad: list[int], device: str) -> None:
     assert weight._version == version
 
 
+@pytest.mark.devices("cpu", "cudasim", why="the texts are those of PyTorch's CPU operator")
 def test_argument_errors_are_pytorchs(device: str) -> None:
     lookups = torch.tensor([0], device=device)
     cases = [

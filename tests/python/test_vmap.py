@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from inputs import MODES
+from simulator import fatal_on_a_gpu
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -231,6 +232,7 @@ def test_renorm_of_each_table(device: str) -> None:
     torch.testing.assert_close(weight, expected)
 
 
+@fatal_on_a_gpu
 @pytest.mark.parametrize("bad", [ROWS, -1, 2**40])
 @pytest.mark.parametrize("weight_dim", [None, 0])
 def test_an_index_does_not_reach_into_a_neighbours_table(
@@ -243,6 +245,7 @@ def test_an_index_does_not_reach_into_a_neighbours_table(
             vmap(lambda w, i, f=function: f(i, w), (weight_dim, 0))(weight, rows.to(device))
 
 
+@fatal_on_a_gpu
 @pytest.mark.parametrize("bad", [[1, 2], [0, 5], [2, 1], [-1, 0]])
 def test_offsets_do_not_reach_into_a_neighbours_lookups(bad: list[int], device: str) -> None:
     offsets = torch.tensor([[0, 2], bad, [0, 4]], device=device)
@@ -254,6 +257,7 @@ def test_offsets_do_not_reach_into_a_neighbours_lookups(bad: list[int], device: 
         )(offsets)
 
 
+@fatal_on_a_gpu
 def test_a_last_offset_must_be_the_length_in_every_element(device: str) -> None:
     rows, weight = torch.zeros(4, dtype=torch.long, device=device), torch.ones(2, 2, device=device)
     offsets = torch.tensor([[0, 2, 4], [0, 2, 3]], device=device)
