@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,20 @@ def test_find_package_configures(prefix: Path, tmp_path: Path) -> None:
     # The package under test has CUDA kernels if this machine has nvcc; to use it takes no toolkit.
     consumer = configure(EXAMPLE, tmp_path)
     succeed(WITHOUT_CUDA, *consumer, f"-DCMAKE_PREFIX_PATH={prefix}")
+
+
+# The dispatcher's CUDA key without a GPU: what a CUDA tensor would get.
+CALL_ON_CUDA = """
+import sys, torch
+torch.ops.load_library(sys.argv[1])
+weight, indices = torch.ones(3, 2), torch.tensor([1])
+assert torch.equal(torch.ops.myemb.embedding(weight, indices), torch.ones(1, 2))
+torch.ops.myemb.embedding.default._op_dk(torch._C.DispatchKey.CUDA, weight, indices)
+"""
+
+
+def test_a_library_without_cuda_says_so_of_a_cuda_tensor(tmp_path: Path) -> None:
+    succeed(WITHOUT_CUDA, *configure(ROOT, tmp_path, "-DMYEMB_TESTS=OFF"))
+    succeed(WITHOUT_CUDA, "cmake", "--build", tmp_path, "--target", "myemb")
+    result = run(sys.executable, "-c", CALL_ON_CUDA, tmp_path / "libmyemb.so")
+    assert "NotImplementedError: myemb::embedding: this myemb was built without" in result.stdout
