@@ -125,3 +125,15 @@ def test_sparse_gradient_leaves_padding_out(mode: str, device: str) -> None:
     assert_near(
         actual.to_dense(), in_float64(F.embedding_bag, *arguments, mode=mode, padding_idx=3)[1]
     )
+
+
+def test_zeros_of_a_sparse_gradient_have_no_sign(device: str) -> None:
+    """An entry is a sum of one term, which starts from zero, on every device."""
+    grad_output = torch.tensor([[0.0, -0.0, 2.0]], device=device)
+    lookups = torch.tensor([1, 2, 0], device=device)
+    weights = torch.tensor([-1.0, 1.0, -1.0], device=device)
+    values = torch.ops.myemb.embedding_bag_sparse_backward(
+        grad_output, lookups, torch.tensor([0], device=device), 3, False, 0, weights, False, 0
+    )
+    expected = torch.tensor([[0.0, 0.0, -2.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]], device=device)
+    assert torch.equal(values.view(torch.int32), expected.view(torch.int32))

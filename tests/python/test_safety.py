@@ -73,6 +73,48 @@ def test_bad_offsets(mode: str, dtype: torch.dtype, name: str, threads: int, dev
 
 @fatal_on_a_gpu
 @modes
+@pytest.mark.parametrize("offsets", [[0, 300, 10**6, 400], [0, 300, -10, 400], [0, 1, 600, 300]])
+def test_bad_offsets_of_long_bags(mode: str, offsets: list[int], device: str) -> None:
+    """The chunks of long bags are found by position, and not from bag to bag."""
+    weight = torch.ones(5, 3, device=device)
+    lookups = torch.ones(600, dtype=torch.long, device=device)
+    with refused(RuntimeError, "offsets", "offsets"):
+        embedding_bag(lookups, weight, torch.tensor(offsets, device=device), mode=mode)
+
+
+@fatal_on_a_gpu
+@modes
+@pytest.mark.parametrize("shape", [(5, 0), (0, 3), (0, 0)])
+def test_what_is_wrong_where_nothing_can_be_read(
+    mode: str, shape: tuple[int, int], device: str
+) -> None:
+    weight = torch.empty(shape, device=device)
+    lookups = torch.tensor([7, 7], device=device)
+    with refused(RuntimeError, "not in the valid range", "index out of range"):
+        embedding_bag(lookups, weight, torch.tensor([0], device=device), mode=mode)
+    with refused(RuntimeError, "offsets", "offsets|index"):
+        embedding_bag(lookups, weight, torch.tensor([0, 3], device=device), mode=mode)
+    with refused(IndexError, "index out of range in self", "index out of range"):
+        embedding(lookups, weight)
+
+
+def test_a_negative_number_of_rows(device: str) -> None:
+    grad_output, lookups = torch.ones(1, 3, device=device), torch.tensor([0], device=device)
+    starts = torch.tensor([0], device=device)
+    for operator, arguments in (
+        (ops.embedding_dense_backward, (lookups, -1)),
+        (
+            ops.embedding_bag_dense_backward,
+            (lookups, starts, None, -1, False, 0, None, False, None),
+        ),
+        (ops.embedding_bag_sparse_backward, (lookups, starts, -1, False, 0, None, False, None)),
+    ):
+        with pytest.raises(RuntimeError, match="num_weights must not be negative, but is -1"):
+            operator(grad_output, *arguments)
+
+
+@fatal_on_a_gpu
+@modes
 @bad_offsets
 def test_bad_offsets_under_transforms(mode: str, name: str, device: str) -> None:
     offsets, include_last_offset, message = BAD_OFFSETS[name]

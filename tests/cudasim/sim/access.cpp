@@ -155,7 +155,7 @@ void access_region(const Instruction& instruction, Warp& warp, Region& region, b
   transfer(bytes, active);
   if (settings().trace) {
     const auto index = static_cast<size_t>(&instruction - warp.grid().program().code.data());
-    warp.grid().sites.count(instruction, index, addresses, active, shared, warp.block().cache);
+    warp.grid().sites.count(instruction, index, addresses, active, shared, warp.block().caches);
   }
 }
 

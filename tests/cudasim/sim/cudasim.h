@@ -40,12 +40,12 @@ struct Site {
   std::string instruction, file;
   int line = 0;
   bool write = false, shared = false, atomic = false;
-  int bytes = 0;                // per lane
-  uint64_t requests = 0;        // executed warp instructions
-  uint64_t lanes = 0;           // active lanes of them
-  uint64_t sectors = 0;         // distinct 32-byte sectors, summed over requests
-  uint64_t ideal_sectors = 0;   // of a perfectly coalesced access with the same bytes
-  uint64_t misses = 0;          // load sectors that miss a 16 KiB LRU cache private to the block
+  int bytes = 0;               // per lane
+  uint64_t requests = 0;       // executed warp instructions
+  uint64_t lanes = 0;          // active lanes of them
+  uint64_t sectors = 0;        // distinct 32-byte sectors, summed over requests
+  uint64_t ideal_sectors = 0;  // of a perfectly coalesced access with the same bytes
+  uint64_t misses = 0;         // sectors that miss a 16 KiB LRU cache of the block's loads (stores)
   uint64_t bank_conflicts = 0;  // extra shared memory passes
 };
 

@@ -133,7 +133,8 @@ void Block::start(uint64_t index) {
   polls = 0;
   alive = grid_.threads();
   barriers = {};
-  cache.clear();
+  caches.loads.clear();
+  caches.stores.clear();
   std::memset(shared_bytes_.data(), 0xff, shared_bytes_.size());
   shared_.written().assign(0, shared_.bytes(), false);
   for (Warp& warp : warps_) warp.start();

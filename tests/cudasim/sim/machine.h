@@ -123,7 +123,7 @@ class Block {
   unsigned polls = 0;   // signs of waiting for another block, in this slice of time
   unsigned alive = 0;   // threads
   std::array<BarrierState, 16> barriers;
-  SectorCache cache;
+  SectorCaches caches;
 
  private:
   Synchronisation& synchronisation();

@@ -100,7 +100,7 @@ bool SectorCache::miss(uint64_t sector) {
 
 void SiteTable::count(const Instruction& instruction, size_t index,
                       const std::array<uint64_t, kLanes>& addresses, uint32_t active, bool shared,
-                      SectorCache& cache) {
+                      SectorCaches& caches) {
   const unsigned bytes = instruction.memory->bytes();
   Counters& site = counters_[index];
   ++site.requests;
@@ -120,7 +120,7 @@ void SiteTable::count(const Instruction& instruction, size_t index,
   sectors.finish();
   site.sectors += sectors.count;
   site.ideal_sectors += (uint64_t{distinct.count} * bytes + 31) / 32;
-  if (instruction.memory->write) return;
+  SectorCache& cache = instruction.memory->write ? caches.stores : caches.loads;
   for (unsigned i = 0; i < sectors.count; ++i) site.misses += cache.miss(sectors.values[i]);
 }
 

@@ -34,13 +34,18 @@ class SectorCache {
   bool dirty_ = true;
 };
 
+// Of a block: what was loaded lately, and what was stored (stores of neighbours are joined).
+struct SectorCaches {
+  SectorCache loads, stores;
+};
+
 class SiteTable {
  public:
   explicit SiteTable(const Program& program) : counters_(program.code.size()) {}
 
   void count(const Instruction& instruction, size_t index,
              const std::array<uint64_t, kLanes>& addresses, uint32_t active, bool shared,
-             SectorCache& cache);
+             SectorCaches& caches);
   std::vector<Site> list(const Program& program) const;
 
  private:

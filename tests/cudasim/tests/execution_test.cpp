@@ -487,6 +487,7 @@ TEST_F(ExecutionTest, DivisionOfWorkIsCounted) {
     EXPECT_EQ(launch.sites[1].misses, 0u);
     EXPECT_TRUE(launch.sites[2].write);
     EXPECT_EQ(launch.sites[2].sectors, 3u * 16);
+    EXPECT_EQ(launch.sites[2].misses, 3u * 16);
   }
 }
 
