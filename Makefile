@@ -29,11 +29,11 @@ CXX_FILES = $(shell find csrc cuda tests examples -name '*.cpp' -o -name '*.h' -
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 log = 2>&1 | tee build/$@.log
 
-.PHONY: help venv build demo test test-cpp test-python test-install test-cuda lint tidy format wheel
-.PHONY: sanitize-cuda time-cuda lock clean
+.PHONY: help venv build demo test test-cpp test-python test-sass test-install test-cuda sanitize-cuda
+.PHONY: time-cuda mutate bench-cuda-model lint tidy format wheel lock clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 venv: $(VENV_STAMP) ## Create .venv with the pinned packages of requirements/dev.txt
 $(VENV_STAMP):
@@ -61,11 +61,11 @@ demo: build ## Train a recommender on MovieLens-100k with torch and with myemb (
 	$(call say,Training on MovieLens-100k with torch dense and torch sparse and myemb)
 	python examples/movielens/main.py $(ARGS)
 
-test: test-cpp test-python test-install test-cuda ## Run every test
+test: test-cpp test-python test-sass test-install test-cuda ## Run every test
 	$(call say,Summary)
 	@grep -h '\[  PASSED  \]' $(BUILD)/Testing/Temporary/LastTest.log | uniq -c
 	@grep -h 'tests passed' build/test-cpp.log
-	@for name in python install cuda; do echo "$$name: $$(tail -n 1 build/test-$$name.log)"; done
+	@for name in python sass install cuda; do echo "$$name: $$(tail -n 1 build/test-$$name.log)"; done
 
 test-cpp: build ## Run the C++ tests, once per instruction set
 	$(call say,C++ tests: tests/cpp once per instruction set)
@@ -74,6 +74,10 @@ test-cpp: build ## Run the C++ tests, once per instruction set
 test-python: build ## Run the Python tests on the CPU and on simulated GPUs
 	$(call say,Python tests: tests/python on the CPU and on simulated GPUs)
 	python -m pytest tests/python -m 'not cuda' $(ARGS) $(log)
+
+test-sass: build ## Test the machine code of the CUDA kernels: registers and widths and spills
+	$(call say,Machine code tests: tests/sass)
+	python -m pytest tests/sass $(ARGS) $(log)
 
 test-install: build ## Test the wheel, the install prefix and a C++ project that uses them
 	$(call say,Installation tests: the wheel and cmake --install)
@@ -100,6 +104,14 @@ sanitize-cuda:
 
 time-cuda:
 	python benchmarks/cuda_time.py --json build/cuda_time.json
+
+mutate: build ## Break the CUDA kernels an instruction at a time: do the tests notice? (half an hour)
+	$(call say,Mutants of the CUDA kernels against tests/python)
+	python tests/cudasim/mutate/main.py $(ARGS) $(log)
+
+bench-cuda-model: build ## Count what the CUDA kernels move and issue against what they have to
+	$(call say,Traffic of the CUDA kernels on the simulator)
+	python benchmarks/cuda_model.py $(ARGS) $(log)
 
 lint: $(VENV_STAMP) ## Check format, style and types
 	$(call say,Lint: ruff and mypy --strict and clang-format)
