@@ -65,8 +65,9 @@ def fbgemm_bags(weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         [(*weight.shape, EmbeddingLocation.DEVICE, ComputeDevice.CUDA)],
         device=torch.cuda.current_device(),
     )
-    bags.split_embedding_weights()[0].copy_(weight)
-    return lambda lookups, ends: bags(lookups, ends)
+    with torch.no_grad():
+        bags.split_embedding_weights()[0].copy_(weight)
+    return torch.no_grad()(bags)
 
 
 def cases(dtype: torch.dtype) -> dict[str, tuple[int, Case]]:

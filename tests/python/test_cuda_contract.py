@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -234,6 +235,20 @@ def test_an_assertion_is_an_exception_and_the_next_call_works(arch: int) -> None
             with pytest.raises(RuntimeError, match="myemb::embedding: index out of range"):
                 ops.embedding(weight, torch.tensor([0, 3]))
             assert torch.equal(ops.embedding(weight, torch.tensor([1])), weight[:1])
+
+
+def test_threads_take_turns(arch: int) -> None:
+    weight = torch.randn(200, 16)
+    lookups = [torch.randint(200, (50, 20)) for _ in range(20)]
+
+    def bags(rows: Tensor) -> Tensor:
+        return ops.embedding_bag(weight, rows, None, False, 0, False, None, False, 3)
+
+    expected = [bags(rows) for rows in lookups]
+    with simulator.simulation(arch), ThreadPoolExecutor(4) as threads:
+        actual = list(threads.map(bags, lookups))
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_the_cpu_kernels_come_back(arch: int) -> None:
