@@ -66,8 +66,8 @@ __device__ __forceinline__ Accumulator<T> dot(const ThreadGroup& group, int64_t 
   // A product that does not count is left out, and not added as zero: it may be NaN.
   const auto add = [&](const Columns& columns, bool counts) {
     A left[N], right[N];
-    widen_word<T, N>(columns.left, left);
-    widen_word<T, N>(columns.right, right);
+    widen_all<T, N>(columns.left, left);
+    widen_all<T, N>(columns.right, right);
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const A sum = lanes[n] + left[n] * right[n];

@@ -44,7 +44,7 @@ __device__ __forceinline__ double norm_of_row(const ThreadGroup& group, int64_t 
       group, dim, [&](int64_t column) { return rows.read(row, column); },
       [&](const Word<T, N>& word, bool counts) {
         A columns[N];
-        widen_word<T, N>(word, columns);
+        widen_all<T, N>(word, columns);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
           const A next = norm.fold(lanes[n], std::abs(columns[n]));
@@ -72,7 +72,7 @@ __device__ __forceinline__ void scale_row(const ThreadGroup& group, int64_t dim,
       const int64_t column = begin + u * kLanes;
       if (column >= dim) continue;
       Accumulator<T> columns[N];
-      widen_word<T, N>(words[u], columns);
+      widen_all<T, N>(words[u], columns);
 #pragma unroll
       for (int n = 0; n < N; ++n) columns[n] = columns[n] * scale;
       store_narrowed<T>(rows.at(row, column), columns);

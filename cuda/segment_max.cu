@@ -44,13 +44,14 @@ class Max {
     }
   }
 
-  __device__ void add(const Pack<T, N>& row, A weight, bool taken, int i) {
-    const bool starts = taken && first_ < 0;
+  template <typename Weight>
+  __device__ void add(const A (&row)[N], Weight weight, unsigned /*columns*/, int i) {
+    const bool starts = first_ < 0;
     if (starts) first_ = i;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const A value = widen(row.values[n]) * weight;
-      const bool replaces = (starts && whole_) || (taken && value > best_[n]);
+      const A value = weighted(row[n], weight);
+      const bool replaces = (starts && whole_) || value > best_[n];
       best_[n] = replaces ? value : best_[n];
       lookups_[n] = replaces ? i : lookups_[n];
     }
@@ -142,8 +143,11 @@ int launch_max(const BagMax& args, int64_t num_lookups, Stream stream) {
   const Bags<Accumulator<T>> bags(args.lookups);
   const int64_t windows = windows_of(num_lookups), dim = args.rows.dim;
   const MaxOutput<T> output = max_output<T>(args, 2 * windows);
-  const int error = launch_reduce<T, N, Max<T, N>>(bags, args.lookups.bags.count, num_lookups, dim,
-                                                   reader_of<T, N>(args.rows), output, stream);
+  const RowReader<T, N> rows = reader_of<T, N>(args.rows);
+  int error =
+      launch_segments<T, N, Max<T, N>>(bags, args.lookups.bags.count, dim, rows, output, stream);
+  if (error != cudaSuccess) return error;
+  error = launch_chunks<T, N, Max<T, N>>(bags, num_lookups, dim, rows, output, stream);
   if (error != cudaSuccess) return error;
   return launch_shapes(
       group_size_for<T, 1>(dim), windows, dim, 1, [&](dim3 grid, const Shape& shape) {

@@ -19,9 +19,13 @@ int launch_bag_sum(const BagSum& args, Stream stream) {
   return visit(args.rows.dtype, [&]<typename T>(T) {
     const auto output =
         sum_output<T>(args.out, args.partials, num_lookups, args.rows.dim, args.average);
-    return visit_width<T>(args.rows, args.out, [&]<int N>() {
-      return launch_sum<T, N>(Bags<Accumulator<T>>(args.lookups), bags.count, num_lookups,
-                              reader_of<T, N>(args.rows), output, stream);
+    return visit_width<T>(args.rows, args.out, [&]<int N>() -> int {
+      const Bags<Accumulator<T>> source(args.lookups);
+      const RowReader<T, N> rows = reader_of<T, N>(args.rows);
+      const int error =
+          launch_segments<T, N, Sum<T, N>>(source, bags.count, output.dim, rows, output, stream);
+      if (error != cudaSuccess) return error;
+      return launch_long_sums<T, N>(source, num_lookups, rows, output, stream);
     });
   });
 }

@@ -9,9 +9,6 @@
 #include <cuda/kernels/shape.cuh>
 #include <cuda/kernels/thread_group.cuh>
 
-#include <cstring>
-#include <type_traits>
-
 namespace myemb::cuda {
 
 static_assert(kLanes == kWarp);
@@ -60,24 +57,6 @@ __device__ __forceinline__ void fold_accesses(const ThreadGroup& group, int64_t 
   __syncwarp();  // no load is moved past this point
 #pragma unroll
   for (int u = 0; u < kAccesses; ++u) fold(loaded[u], counts[u]);
-}
-
-// N values as they are loaded, widened. Two of bfloat16 are halves of 32 bits.
-template <typename T, int N>
-__device__ __forceinline__ void widen_word(const Word<T, N>& word, Accumulator<T> (&values)[N]) {
-  if constexpr (std::is_same_v<T, BFloat16> && N > 1) {
-    uint32_t pairs[N / 2];
-    memcpy(pairs, &word, sizeof(pairs));
-#pragma unroll
-    for (int n = 0; n < N; n += 2) {
-      values[n] = __uint_as_float(pairs[n / 2] << 16);
-      values[n + 1] = __uint_as_float(pairs[n / 2] & 0xffff0000u);
-    }
-  } else {
-    const auto pack = unpack<T, N>(word);
-#pragma unroll
-    for (int n = 0; n < N; ++n) values[n] = widen(pack.values[n]);
-  }
 }
 
 // Folds the columns of a row into this thread's N lanes: load(column) reads N columns and

@@ -82,6 +82,24 @@ __device__ __forceinline__ float widen(BFloat16 x) {
   return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
 }
 
+// The values of a word, widened. Two bf16 are taken out of 32 bits by one instruction each.
+template <typename T, int N>
+__device__ __forceinline__ void widen_all(const Word<T, N>& word, Accumulator<T> (&values)[N]) {
+  if constexpr (std::is_same_v<T, BFloat16> && N > 1) {
+    uint32_t pairs[N / 2];
+    memcpy(pairs, &word, sizeof(pairs));
+#pragma unroll
+    for (int n = 0; n < N; n += 2) {
+      values[n] = __uint_as_float(pairs[n / 2] << 16);
+      values[n + 1] = __uint_as_float(pairs[n / 2] & 0xffff0000u);
+    }
+  } else {
+    const Pack<T, N> pack = unpack<T, N>(word);
+#pragma unroll
+    for (int n = 0; n < N; ++n) values[n] = widen(pack.values[n]);
+  }
+}
+
 // Back to the type of the rows: the one rounding of the numbers contract, ties to even.
 template <typename T>
 __device__ __forceinline__ T narrow(Accumulator<T> x) {
@@ -94,11 +112,32 @@ __device__ __forceinline__ T narrow(Accumulator<T> x) {
   }
 }
 
+// Two at once, which one instruction does.
+__device__ __forceinline__ uint32_t narrow_pair(float low, float high, Half /*type*/) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+__device__ __forceinline__ uint32_t narrow_pair(float low, float high, BFloat16 /*type*/) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+
 template <typename T, int N>
 __device__ __forceinline__ void store_narrowed(T* to, const Accumulator<T> (&values)[N]) {
   Pack<T, N> pack;
+  if constexpr (sizeof(T) == 2 && N > 1) {
+    uint32_t pairs[N / 2];
 #pragma unroll
-  for (int n = 0; n < N; ++n) pack.values[n] = narrow<T>(values[n]);
+    for (int n = 0; n < N; n += 2) pairs[n / 2] = narrow_pair(values[n], values[n + 1], T{});
+    memcpy(&pack, pairs, sizeof(pack));
+  } else {
+#pragma unroll
+    for (int n = 0; n < N; ++n) pack.values[n] = narrow<T>(values[n]);
+  }
   store_pack(to, pack);
 }
 

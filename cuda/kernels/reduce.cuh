@@ -3,7 +3,8 @@
 // gather-reduce on the device: every segment's rows, combined in the order of the numbers contract
 // (policies/numbers.h) and written once.
 //
-//   reduce_segments   segments of at most kChunk lookups into the output
+//   reduce_segments   bags of at most kChunk lookups into the output
+//   reduce_runs       runs of at most kChunk lookups into the output (runs.cuh)
 //   reduce_chunks     chunks of longer ones into partial rows
 //   join_...          the partial rows of a long segment, left to right, into the output
 //
@@ -14,8 +15,8 @@
 //     struct Output;                          // where results go
 //     static constexpr int kBlocksPerSm;      // so many fit without spilled registers
 //     Combiner(const Output&, int64_t column, const Segment&, bool whole);  // false: of a chunk
-//     // The row of the segment's lookup i, in order; passed over if it is not taken.
-//     void add(const Pack<T, N>& row, A weight, bool taken, int i);
+//     // The row of the segment's lookup i, in order. Bit n of `columns`: whether value n counts.
+//     void add(const A (&row)[N], Weight weight, unsigned columns, int i);
 //     void write(int64_t out_row, int counted) const;
 //     void write_partial(int64_t slot, int counted) const;
 //   };
@@ -35,11 +36,19 @@ namespace myemb::cuda {
 template <int kBytes>
 inline constexpr int kRowsInFlight = kBytes >= 8 ? 4 : 8;
 
+// Rows as they come in: bit n of `columns` says whether value n of a row counts.
+template <typename T, int N, int kRows>
+struct Batch {
+  Word<T, N> words[kRows];
+  unsigned columns[kRows];
+};
+
 // N columns of the rows that lookups name.
 template <typename T, int N>
 struct RowReader {
-  static constexpr bool kUsesPosition = false;
   static constexpr int kBytes = sizeof(T) * N;  // read of each lookup
+  static constexpr bool kSelects = false;       // whether some columns of a row may not count
+  using Place = const T*;                       // where a lookup reads
 
   const T* data;
   int64_t row_stride;
@@ -51,42 +60,60 @@ struct RowReader {
     return load_word<N>(row + (N == 1 ? column * column_stride : column));
   }
 
-  // Whether these columns of a lookup count.
-  __device__ bool takes(int64_t /*row*/, int64_t /*column*/, int64_t /*position*/) const {
-    return true;
+  template <typename Lookup>
+  __device__ Place place(const Lookup& lookup) const {
+    return row(lookup.row);
+  }
+
+  template <int kRows>
+  __device__ void read_batch(const Place* places, int64_t column, Batch<T, N, kRows>& batch) const {
+#pragma unroll
+    for (int u = 0; u < kRows; ++u) batch.words[u] = read(places[u], column);
   }
 };
 
 // Lookups of each group of a block, as many as it has threads: what one has loaded, all need. They
 // are passed round in shared memory because shuffles, three for each row, share the six barriers of
 // a warp with the loads: a wait for a shuffle was one for a row.
-template <typename T, typename Lookup, bool kWhole>
+template <typename Reader, typename A>
 struct HeldLookups {
-  const T* addresses[kThreads];  // of their rows
-  Accumulator<T> weights[kThreads];
-  Lookup lookups[kWhole ? kThreads : 1];  // if more than that is used
+  typename Reader::Place places[kThreads];
+  A weights[kThreads];  // if there are any
 };
+
+// Stands for a weight of 1: nothing is multiplied.
+struct NoWeight {};
+
+__device__ __forceinline__ float weighted(float x, float weight) { return x * weight; }
+__device__ __forceinline__ double weighted(double x, double weight) { return x * weight; }
+template <typename A>
+__device__ __forceinline__ A weighted(A x, NoWeight /*weight*/) {
+  return x;
+}
 
 // The kRows lookups from `held` number `at` on, the segment's lookups from i on; bit u of `taken`
 // says whether lookup u counts. All rows are asked for before one is used, which needs loads
 // without conditions, and results that are kept as they come.
 template <int kRows, typename T, int N, typename Held, typename Reader, typename Combiner>
-__device__ __forceinline__ void combine_rows(const Held& held, int at, unsigned taken, int i,
-                                             const Reader& rows, int64_t column,
-                                             Combiner& combiner) {
-  Word<T, N> words[kRows];
-#pragma unroll
-  for (int u = 0; u < kRows; ++u) {
-    words[u] = rows.read(held.addresses[at + u], column);
-    if constexpr (Reader::kUsesPosition) {
-      const auto& lookup = held.lookups[at + u];
-      if (!rows.takes(lookup.row, column, lookup.position)) taken &= ~(1u << u);
-    }
-  }
+__device__ __forceinline__ void combine_rows(const Held& held, int at, bool has_weights,
+                                             unsigned taken, int i, const Reader& rows,
+                                             int64_t column, Combiner& combiner) {
+  Batch<T, N, kRows> batch;
+  rows.read_batch(held.places + at, column, batch);
   __syncwarp();  // no load is moved past this point
+  const auto combine = [&](const auto& weight_of) {
 #pragma unroll
-  for (int u = 0; u < kRows; ++u) {
-    combiner.add(unpack<T, N>(words[u]), held.weights[at + u], (taken >> u & 1) != 0, i + u);
+    for (int u = 0; u < kRows; ++u) {
+      if (!(taken >> u & 1)) continue;
+      Accumulator<T> row[N];
+      widen_all<T, N>(batch.words[u], row);
+      combiner.add(row, weight_of(u), Reader::kSelects ? batch.columns[u] : ~0u, i + u);
+    }
+  };
+  if (has_weights) {
+    combine([&](int u) { return held.weights[at + u]; });
+  } else {
+    combine([](int /*u*/) { return NoWeight{}; });
   }
 }
 
@@ -101,7 +128,7 @@ __device__ __forceinline__ int combine_lookups(const ThreadGroup& group, const S
                                                int64_t column, Combiner& combiner, Faults& faults) {
   using Lookup = typename Source::Lookup;
   constexpr int kRows = kRowsInFlight<Reader::kBytes>;
-  __shared__ HeldLookups<T, Lookup, Reader::kUsesPosition> held;
+  __shared__ HeldLookups<Reader, Accumulator<T>> held;
   const int at = static_cast<int>(threadIdx.x) - group.lane();
   const int length = static_cast<int>(segment.length());
   int counted = 0;
@@ -115,41 +142,39 @@ __device__ __forceinline__ int combine_lookups(const ThreadGroup& group, const S
     const int64_t some_row = group.from(mine.row, max(__ffs(taken) - 1, 0));
     if (mine.row < 0) mine.row = max(some_row, int64_t{0});
     __syncwarp();  // the lookups before these have been read
-    held.addresses[threadIdx.x] = rows.row(mine.row);
-    held.weights[threadIdx.x] = mine.weight;
-    if constexpr (Reader::kUsesPosition) held.lookups[threadIdx.x] = mine;
+    held.places[threadIdx.x] = rows.place(mine);
+    if (source.weighted()) held.weights[threadIdx.x] = mine.weight;
     __syncwarp();
 #pragma unroll 1
     for (int first = 0; first < group.size() && any_in_warp(begin + first < length);
          first += kRows) {
-      combine_rows<kRows, T, N>(held, at + first, taken >> first, begin + first, rows, column,
-                                combiner);
+      combine_rows<kRows, T, N>(held, at + first, source.weighted(), taken >> first, begin + first,
+                                rows, column, combiner);
     }
   }
   return counted;
 }
 
-// A group for each item of the source.
+// A group for each bag.
 template <typename T, int N, typename Source, typename Reader, typename Combiner>
 __global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
     reduce_segments(const Shape shape, const Source source, const Reader rows,
                     const typename Combiner::Output output) {
   const ThreadGroup group(shape.group_size);
-  const int64_t item = shape.item(group), column = shape.column(group, N);
+  const int64_t bag = shape.item(group), column = shape.column(group, N);
   const bool in_row = column < shape.dim;
   Faults faults = 0;
-  Segment segment = source.segment(item, group, faults);
+  Segment segment = source.segment(bag, faults);
   const bool is_long = segment.length() > kChunk;  // left to reduce_chunks
   if (is_long) segment.end = segment.begin;
   Combiner combiner(output, column, segment, true);
   const int counted =
       combine_lookups<T, N>(group, source, segment, rows, in_row ? column : 0, combiner, faults);
   source.refuse(faults);
-  const bool has_row = Source::kWritesEmpty ? item < shape.items : segment.length() > 0;
-  if (in_row && has_row && !is_long) combiner.write(segment.out_row, counted);
+  if (in_row && bag < shape.items && !is_long) combiner.write(bag, counted);
 }
 
-// A group for each slot. Comes after reduce_segments, which has checked the segments.
+// A group for each slot. Comes after reduce_segments, which has checked the bags.
 template <typename T, int N, typename Source, typename Reader, typename Combiner>
 __global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
     reduce_chunks(const Shape shape, const Source source, const Reader rows,
@@ -180,20 +205,25 @@ RowReader<T, N> reader_of(const Rows& rows) {
   return {static_cast<const T*>(rows.data), rows.row_stride, rows.column_stride};
 }
 
-// Segments, and chunks if a segment can be long.
+// The chunks of segments that are long, if any can be.
 template <typename T, int N, typename Combiner, typename Source, typename Reader>
-int launch_reduce(const Source& source, int64_t items, int64_t num_lookups, int64_t dim,
-                  const Reader& rows, const typename Combiner::Output& output,
-                  cudaStream_t stream) {
+int launch_chunks(const Source& source, int64_t num_lookups, int64_t dim, const Reader& rows,
+                  const typename Combiner::Output& output, cudaStream_t stream) {
   const int size = group_size_for<T, N>(dim);
-  const int error = launch_shapes(size, items, dim, N, [&](dim3 grid, const Shape& shape) {
-    reduce_segments<T, N, Source, Reader, Combiner>
-        <<<grid, kThreads, 0, stream>>>(shape, source, rows, output);
-  });
-  if (error != cudaSuccess) return error;
   const int64_t slots = 2 * windows_of(num_lookups);
   return launch_shapes(size, slots, dim, N, [&](dim3 grid, const Shape& shape) {
     reduce_chunks<T, N, Source, Reader, Combiner>
+        <<<grid, kThreads, 0, stream>>>(shape, source, rows, output);
+  });
+}
+
+// Bags that are not long.
+template <typename T, int N, typename Combiner, typename Source, typename Reader>
+int launch_segments(const Source& source, int64_t num_bags, int64_t dim, const Reader& rows,
+                    const typename Combiner::Output& output, cudaStream_t stream) {
+  const int size = group_size_for<T, N>(dim);
+  return launch_shapes(size, num_bags, dim, N, [&](dim3 grid, const Shape& shape) {
+    reduce_segments<T, N, Source, Reader, Combiner>
         <<<grid, kThreads, 0, stream>>>(shape, source, rows, output);
   });
 }

@@ -1,13 +1,11 @@
 #pragma once
 
 // Which lookups make up an output row, and what each lookup reads: `Bags` going forward, `Runs`
-// (the sorted lookups of a table row) going backward. A kernel is written once for both.
+// (the sorted lookups of a table row) going backward. Chunks of both go through one kernel.
 //
 // Both have
-//   kWritesEmpty         whether a segment without lookups has a row in the output
-//   count()              the number of items to look at, each of which may start a segment
 //   total()              the number of lookups
-//   segment(item, ...)   the segment that starts at item, or an empty one; asked by a whole warp
+//   weighted()           whether lookups have weights other than 1
 //   containing(i)        the segment that lookup i is in
 //   lookup(i, faults)    what lookup i reads
 //   refuse(faults)       fails the assertions of what was found wrong
@@ -70,14 +68,14 @@ template <typename A>
 class Bags {
  public:
   using Lookup = LookupOf<A>;
-  static constexpr bool kWritesEmpty = true;
 
   explicit Bags(const BagLookups& args) : args_(args) {}
 
   __device__ int64_t count() const { return args_.bags.count; }
   __device__ int64_t total() const { return args_.indices.count; }
+  __device__ bool weighted() const { return args_.weights != nullptr; }
 
-  __device__ Segment segment(int64_t bag, const ThreadGroup& /*group*/, Faults& faults) const {
+  __device__ Segment segment(int64_t bag, Faults& faults) const {
     const Segment none{bag, 0, 0};
     if (bag >= count()) return none;
     const Segment segment{bag, args_.bags.begin(bag), args_.bags.end(bag)};
@@ -159,11 +157,17 @@ class SortedLookups {
   Groups groups_;
 };
 
+// What a sorted lookup is to the runs around it.
+struct RunBorder {
+  int64_t row;
+  bool starts;    // a run
+  bool left_out;  // that run: it is of padding, or of more than kChunk lookups
+};
+
 template <typename A>
 class Runs {
  public:
   using Lookup = LookupOf<A>;
-  static constexpr bool kWritesEmpty = false;
 
   explicit Runs(const GradientSum& args)
       : sorted_(args.groups),
@@ -171,24 +175,18 @@ class Runs {
         weights_(static_cast<const A*>(args.weights)),
         weights_by_row_(args.weights_by_row) {}
 
-  // Every lookup is an item, most of which start no run: cheaper than to number the runs first.
-  __device__ int64_t count() const { return sorted_.count(); }
   __device__ int64_t total() const { return sorted_.count(); }
+  __device__ bool weighted() const { return weights_ != nullptr; }
 
-  __device__ Segment segment(int64_t i, const ThreadGroup& group, Faults& /*faults*/) const {
-    const int64_t row = i < total() ? sorted_.row(i) : sorted_.num_rows();
-    bool measured = i >= total() || !sorted_.starts_row(i, row);
-    // The group looks at as many rows at once as it has threads. A run of more than kChunk lookups
-    // is not measured to its end.
-    int64_t end = measured ? i : i + 1;
-    while (any_in_warp(!measured)) {
-      const int64_t next = end + group.lane();
-      const bool ends = measured || next >= total() || sorted_.row(next) != row;
-      const unsigned ending = group.vote(ends);
-      if (!measured) end += ending ? __ffs(static_cast<int>(ending)) - 1 : group.size();
-      measured = measured || ending || end - i > kChunk;
-    }
-    return {row, i, end};
+  // i: from 0 on. The last run ends with a start, too: that of padding.
+  __device__ bool starts_run(int64_t i) const {
+    return i == 0 || row_or_padding(i) != row_or_padding(i - 1);
+  }
+
+  __device__ RunBorder border(int64_t i) const {
+    const int64_t row = row_or_padding(i);
+    const bool is_long = row == row_or_padding(i + kChunk);
+    return {row, starts_run(i), is_long || row == sorted_.num_rows()};
   }
 
   __device__ Segment containing(int64_t i) const {
@@ -206,6 +204,11 @@ class Runs {
   __device__ void refuse(Faults /*faults*/) const {}  // all was checked before it was sorted
 
  private:
+  // Behind the last lookup all is padding.
+  __device__ int64_t row_or_padding(int64_t i) const {
+    return i < total() ? sorted_.row(i) : sorted_.num_rows();
+  }
+
   SortedLookups sorted_;
   const int64_t* bag_of_;
   const A* weights_;

@@ -31,12 +31,18 @@ class Sum {
   __device__ Sum(const Output& output, int64_t column, const Segment& /*segment*/, bool /*whole*/)
       : output_(output), column_(column) {}
 
-  __device__ void add(const Pack<T, N>& row, A weight, bool taken, int /*i*/) {
+  template <typename Weight>
+  __device__ void add(const A (&row)[N], Weight weight, unsigned columns, int /*i*/) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const A next = sum_[n] + widen(row.values[n]) * weight;
-      sum_[n] = taken ? next : sum_[n];
+      const A next = sum_[n] + weighted(row[n], weight);
+      sum_[n] = columns >> n & 1 ? next : sum_[n];
     }
+  }
+
+  __device__ void start_again() {
+#pragma unroll
+    for (int n = 0; n < N; ++n) sum_[n] = 0;
   }
 
   __device__ void write(int64_t out_row, int counted) const {
@@ -102,13 +108,12 @@ SumOutput<T> sum_output(void* out, void* partials, int64_t num_lookups, int64_t 
   return {static_cast<T*>(out), rows, counts, dim, average};
 }
 
-// All three kernels; those for chunks only if a segment can be long.
+// The chunks of long segments, and what they add up to.
 template <typename T, int N, typename Source, typename Reader>
-int launch_sum(const Source& source, int64_t items, int64_t num_lookups, const Reader& rows,
-               const SumOutput<T>& output, cudaStream_t stream) {
+int launch_long_sums(const Source& source, int64_t num_lookups, const Reader& rows,
+                     const SumOutput<T>& output, cudaStream_t stream) {
   const int64_t dim = output.dim;
-  const int error =
-      launch_reduce<T, N, Sum<T, N>>(source, items, num_lookups, dim, rows, output, stream);
+  const int error = launch_chunks<T, N, Sum<T, N>>(source, num_lookups, dim, rows, output, stream);
   if (error != cudaSuccess) return error;
   const int size = group_size_for<T, 1>(dim);
   const int64_t windows = windows_of(num_lookups);

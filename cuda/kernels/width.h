@@ -19,7 +19,9 @@ int visit_width(const Rows& rows, const void* out, const F& f) {
     return f.template operator()<1>();
   } else {
     constexpr int64_t kBytes = N * sizeof(T);
-    if (rows.column_stride == 1 && rows.dim % N == 0 && rows.row_stride % N == 0 &&
+    // Four threads for a row are the least: they should all have something to read.
+    const bool is_shared = kBytes < kAccessBytes || rows.dim >= 4 * N;
+    if (is_shared && rows.column_stride == 1 && rows.dim % N == 0 && rows.row_stride % N == 0 &&
         is_aligned(rows.data, kBytes) && is_aligned(out, kBytes)) {
       return f.template operator()<N>();
     }
