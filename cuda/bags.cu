@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) find_sources(const LookupSources arg
 __global__ void __launch_bounds__(kThreads) check_bags(const Shape shape, const Bags<float> bags) {
   const ThreadGroup warp(shape.group_size);
   Faults faults = 0;
-  const Segment segment = bags.segment(shape.item(warp), warp, faults);
+  const Segment segment = bags.segment(shape.item(warp), faults);
 #pragma unroll 1
   for (int64_t i = segment.begin + warp.lane(); i < segment.end; i += kWarp) bags.lookup(i, faults);
   bags.refuse(faults);
