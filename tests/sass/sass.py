@@ -258,12 +258,12 @@ def bytes_under_way(loop: list[Instruction], rounds: int = 8) -> float:
     """
     now, before = 0, 0
     arrival = dict.fromkeys(range(6), 0)
-    for _ in range(2 * rounds):
+    for turn in range(2 * rounds):
         for instruction in loop:
             now = max([now, *(arrival[barrier] for barrier in instruction.waits_for)])
             if instruction.is_a("LDG") and instruction.announces is not None:
                 arrival[instruction.announces] = now + 1
-        if _ == rounds - 1:
+        if turn == rounds - 1:
             before = now
     time = (now - before) / rounds
     return loaded_bytes(loop) / time if time else float(loaded_bytes(loop))

@@ -135,10 +135,12 @@ class Report:
         equivalent = sum(survivor.why is not None for survivor in self.survivors)
         return (tried - len(self.survivors)) / max(tried - equivalent, 1)
 
+    def add(self, survivor: Survivor) -> None:
+        self.survivors.append(survivor)
+        if survivor.why is None:
+            self.print_survivor(survivor)
+
     def print(self) -> None:
-        for survivor in self.survivors:
-            if survivor.why is None:
-                self.print_survivor(survivor)
         reasons = Counter(survivor.why for survivor in self.survivors if survivor.why)
         for why, count in reasons.most_common():
             self.console.print(f"{count} equivalent: {why}", markup=False)
@@ -151,11 +153,12 @@ class Report:
         )
 
     def print_survivor(self, survivor: Survivor) -> None:
+        mutant = survivor.mutant
         self.console.print(
             f"SURVIVED {survivor.kernel}\n  {survivor.source}\n"
-            f"  {survivor.mutant.kind}: {survivor.mutant.before}  ->  "
-            f"{survivor.mutant.after or '(nothing)'}",
+            f"  {mutant.kind}: {mutant.before}  ->  {mutant.after or '(nothing)'}",
             markup=False,
+            emoji=False,
         )
 
 
@@ -185,7 +188,7 @@ def mutate(
             if killed_by is None:
                 source = sources.line(kernel, mutant.before.locations)
                 why = why_equivalent(name, mutant, source)
-                report.survivors.append(Survivor(name, mutant, source, why))
+                report.add(Survivor(name, mutant, source, why))
         report.console.print(report.line(name), markup=False)
 
 
