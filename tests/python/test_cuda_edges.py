@@ -102,6 +102,20 @@ def test_random_bags(seed: int, gpu: Gpu) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("width", [*range(4, 140, 12), 160, 196, 256, 260, 300, 384, 516, 768])
+def test_wide_accesses(dtype: torch.dtype, width: int, gpu: Gpu) -> None:
+    """What is left of a row behind the columns that threads read together, of every size."""
+    torch.manual_seed(width)
+    starts, rows = starts_of((5, 0, 35, 1, 39, 17)), torch.randint(40, (97,))
+    weight, upstream = randn(40, width, dtype=dtype), randn(6, width, dtype=dtype)
+    for mode in (0, 1, 2):
+        compare(gpu, bags, weight, rows, starts, upstream, randn(97, dtype=dtype), mode, 3)
+    compare(gpu, lookup, weight, rows, randn(97, width, dtype=dtype), 3)
+    for p in (1.0, 2.0):
+        compare(gpu, renormed, weight, rows, 1.0, p)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 @pytest.mark.parametrize("p", POWERS)
 def test_renorm_of_rows_of_every_size(dtype: torch.dtype, p: float, gpu: Gpu) -> None:
     chance = Chance(int(10 * p) if abs(p) < INF else 3)
