@@ -123,9 +123,10 @@ __global__ void __launch_bounds__(kThreads) check_bags(const Shape shape, const 
 int launch_bags_check(const BagLookups& lookups, Stream stream) {
   BagLookups unweighted = lookups;
   unweighted.weights = nullptr;
-  return launch_shapes(kWarp, lookups.bags.count, 1, 1, [&](dim3 grid, const Shape& shape) {
-    check_bags<<<grid, kThreads, 0, stream>>>(shape, Bags<float>(unweighted));
-  });
+  return launch_shapes(kWarp, lookups.bags.count, 1, 1,
+                       [&](dim3 grid, unsigned threads, const Shape& shape) {
+                         check_bags<<<grid, threads, 0, stream>>>(shape, Bags<float>(unweighted));
+                       });
 }
 
 int launch_offsets_check(const OffsetsCheck& args, Stream stream) {

@@ -100,10 +100,10 @@ __global__ void __launch_bounds__(kThreads)
                 const MaxOutput<T> output) {
   using A = Accumulator<T>;
   const ThreadGroup group(shape.group_size);
-  const int64_t window = shape.item(group), column = shape.column(group, 1);
-  if (window >= shape.items || column >= shape.dim) return;
-  const Segment bag = long_segment_from(source, window);
-  if (bag.length() == 0) return;
+  const int64_t column = shape.column(group, 1);
+  const Segment bag =
+      found_once(shape, group, [&](int64_t window) { return long_segment_from(source, window); });
+  if (bag.length() == 0 || column >= shape.dim) return;
   A best = 0;
   int64_t position = -1;
 #pragma unroll 1
@@ -149,10 +149,11 @@ int launch_max(const BagMax& args, int64_t num_lookups, Stream stream) {
   if (error != cudaSuccess) return error;
   error = launch_chunks<T, N, Max<T, N>>(bags, num_lookups, dim, rows, output, stream);
   if (error != cudaSuccess) return error;
-  return launch_shapes(
-      group_size_for<T, 1>(dim), windows, dim, 1, [&](dim3 grid, const Shape& shape) {
-        join_maxima<<<grid, kThreads, 0, stream>>>(shape, bags, reader_of<T, 1>(args.rows), output);
-      });
+  return launch_shapes(group_size_for<T, 1>(dim), windows, dim, 1,
+                       [&](dim3 grid, unsigned threads, const Shape& shape) {
+                         join_maxima<<<grid, threads, 0, stream>>>(
+                             shape, bags, reader_of<T, 1>(args.rows), output);
+                       });
 }
 
 }  // namespace

@@ -145,9 +145,9 @@ __device__ __forceinline__ int combine_lookups(const ThreadGroup& group, const S
     held.places[threadIdx.x] = rows.place(mine);
     if (source.weighted()) held.weights[threadIdx.x] = mine.weight;
     __syncwarp();
+    const int held_here = min(length - begin, group.size());
 #pragma unroll 1
-    for (int first = 0; first < group.size() && any_in_warp(begin + first < length);
-         first += kRows) {
+    for (int first = 0; any_in_warp(first < held_here); first += kRows) {
       combine_rows<kRows, T, N>(held, at + first, source.weighted(), taken >> first, begin + first,
                                 rows, column, combiner);
     }
@@ -174,6 +174,20 @@ __global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
   if (in_row && bag < shape.items && !is_long) combiner.write(bag, counted);
 }
 
+// The segment of each item of a block: one thread finds it for all tiles.
+template <typename Find>
+__device__ __forceinline__ Segment found_once(const Shape& shape, const ThreadGroup& group,
+                                              const Find& find) {
+  __shared__ Segment found[kThreads];
+  const int mine = static_cast<int>(threadIdx.x);
+  if (mine < shape.items_per_block) {
+    const int64_t item = shape.item_of_block(mine);
+    found[mine] = item < shape.items ? find(item) : Segment{0, 0, 0};
+  }
+  __syncthreads();
+  return found[shape.item_in_block(group)];
+}
+
 // A group for each slot. Comes after reduce_segments, which has checked the bags.
 template <typename T, int N, typename Source, typename Reader, typename Combiner>
 __global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
@@ -183,7 +197,8 @@ __global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
   const int64_t slot = shape.item(group), column = shape.column(group, N);
   const bool in_row = column < shape.dim;
   Faults faults = 0;
-  const Segment chunk = slot < shape.items ? chunk_in(source, slot) : Segment{0, 0, 0};
+  const Segment chunk =
+      found_once(shape, group, [&](int64_t slot) { return chunk_in(source, slot); });
   Combiner combiner(output, column, chunk, false);
   const int counted =
       combine_lookups<T, N>(group, source, chunk, rows, in_row ? column : 0, combiner, faults);
@@ -211,9 +226,9 @@ int launch_chunks(const Source& source, int64_t num_lookups, int64_t dim, const 
                   const typename Combiner::Output& output, cudaStream_t stream) {
   const int size = group_size_for<T, N>(dim);
   const int64_t slots = 2 * windows_of(num_lookups);
-  return launch_shapes(size, slots, dim, N, [&](dim3 grid, const Shape& shape) {
+  return launch_shapes(size, slots, dim, N, [&](dim3 grid, unsigned threads, const Shape& shape) {
     reduce_chunks<T, N, Source, Reader, Combiner>
-        <<<grid, kThreads, 0, stream>>>(shape, source, rows, output);
+        <<<grid, threads, 0, stream>>>(shape, source, rows, output);
   });
 }
 
@@ -222,10 +237,11 @@ template <typename T, int N, typename Combiner, typename Source, typename Reader
 int launch_segments(const Source& source, int64_t num_bags, int64_t dim, const Reader& rows,
                     const typename Combiner::Output& output, cudaStream_t stream) {
   const int size = group_size_for<T, N>(dim);
-  return launch_shapes(size, num_bags, dim, N, [&](dim3 grid, const Shape& shape) {
-    reduce_segments<T, N, Source, Reader, Combiner>
-        <<<grid, kThreads, 0, stream>>>(shape, source, rows, output);
-  });
+  return launch_shapes(size, num_bags, dim, N,
+                       [&](dim3 grid, unsigned threads, const Shape& shape) {
+                         reduce_segments<T, N, Source, Reader, Combiner>
+                             <<<grid, threads, 0, stream>>>(shape, source, rows, output);
+                       });
 }
 
 }  // namespace myemb::cuda

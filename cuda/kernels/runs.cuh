@@ -175,9 +175,10 @@ int launch_runs(const Source& runs, int64_t num_lookups, const Reader& rows,
                                      : reduce_runs<T, N, false, Source, Reader>;
   const int64_t windows = (num_lookups + kRunWindow - 1) / kRunWindow;
   const int size = group_size_for<T, N>(output.dim);
-  return launch_shapes(size, windows, output.dim, N, [&](dim3 grid, const Shape& shape) {
-    kernel<<<grid, kThreads, 0, stream>>>(shape, runs, rows, output);
-  });
+  return launch_shapes(size, windows, output.dim, N,
+                       [&](dim3 grid, unsigned threads, const Shape& shape) {
+                         kernel<<<grid, threads, 0, stream>>>(shape, runs, rows, output);
+                       });
 }
 
 }  // namespace myemb::cuda

@@ -7,6 +7,7 @@
 //   total()              the number of lookups
 //   weighted()           whether lookups have weights other than 1
 //   containing(i)        the segment that lookup i is in
+//   is_in_long(i)        false only if no segment of more than kChunk has both lookups i - 1 and i
 //   lookup(i, faults)    what lookup i reads
 //   refuse(faults)       fails the assertions of what was found wrong
 
@@ -86,6 +87,8 @@ class Bags {
     if (bag + 1 == count() && segment.end != total()) faults |= kLastOffset;
     return faults ? none : segment;
   }
+
+  __device__ bool is_in_long(int64_t /*i*/) const { return true; }
 
   __device__ Segment containing(int64_t i) const {
     const int64_t bag = find_bag(args_.bags, i);
@@ -189,6 +192,13 @@ class Runs {
     return {row, starts_run(i), is_long || row == sorted_.num_rows()};
   }
 
+  // i: at least kChunk. Such a run has a lookup half a chunk before or behind, too.
+  __device__ bool is_in_long(int64_t i) const {
+    const int64_t row = sorted_.row(i);
+    return row == row_or_padding(i - 1) &&
+           (row == row_or_padding(i - kChunk / 2) || row == row_or_padding(i + kChunk / 2));
+  }
+
   __device__ Segment containing(int64_t i) const {
     const int64_t row = sorted_.row(i);
     if (row == sorted_.num_rows()) return {row, i, i};
@@ -237,7 +247,7 @@ template <typename Source>
 __device__ Segment long_segment_from(const Source& source, int64_t window) {
   const int64_t begin = window * kChunk, next = begin + kChunk;
   const Segment none{0, 0, 0};
-  if (next >= source.total()) return none;
+  if (next >= source.total() || !source.is_in_long(next)) return none;
   const Segment segment = source.containing(next);  // a long one reaches into the next window
   const bool starts_here = segment.begin >= begin && segment.begin < next;
   return starts_here && segment.length() > kChunk ? segment : none;
@@ -251,6 +261,7 @@ __device__ Segment chunk_in(const Source& source, int64_t slot) {
     const Segment segment = long_segment_from(source, window);
     return {segment.out_row, segment.begin, min(segment.begin + kChunk, segment.end)};
   }
+  if (window == 0 || !source.is_in_long(window * kChunk)) return {0, 0, 0};
   const Segment segment = source.containing(window * kChunk);
   const int64_t chunks_before = (window * kChunk - segment.begin + kChunk - 1) / kChunk;
   const int64_t begin = segment.begin + chunks_before * kChunk;

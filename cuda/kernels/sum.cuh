@@ -16,8 +16,12 @@ struct SumOutput {
   int64_t dim;
   bool average;
 
-  __device__ A finished(A sum, int64_t counted) const {
-    return average && counted > 1 ? sum / static_cast<A>(counted) : sum;
+  // A branch, not a choice: a division takes ten instructions.
+  template <int N>
+  __device__ void finish(A (&sums)[N], int64_t counted) const {
+    if (!average || counted <= 1) return;
+#pragma unroll
+    for (int n = 0; n < N; ++n) sums[n] /= static_cast<A>(counted);
   }
 };
 
@@ -48,7 +52,8 @@ class Sum {
   __device__ void write(int64_t out_row, int counted) const {
     A result[N];
 #pragma unroll
-    for (int n = 0; n < N; ++n) result[n] = output_.finished(sum_[n], counted);
+    for (int n = 0; n < N; ++n) result[n] = sum_[n];
+    output_.finish(result, counted);
     store_narrowed<T>(output_.out + out_row * output_.dim + column_, result);
   }
 
@@ -73,11 +78,11 @@ __global__ void __launch_bounds__(kThreads)
   using A = Accumulator<T>;
   constexpr int kInFlight = 8;
   const ThreadGroup group(shape.group_size);
-  const int64_t window = shape.item(group), column = shape.column(group, 1);
-  if (window >= shape.items || column >= shape.dim) return;
-  const Segment segment = long_segment_from(source, window);
-  if (segment.length() == 0) return;
-  A sum = 0;
+  const int64_t column = shape.column(group, 1);
+  const Segment segment =
+      found_once(shape, group, [&](int64_t window) { return long_segment_from(source, window); });
+  if (segment.length() == 0 || column >= shape.dim) return;
+  A sum[1] = {};
   int64_t counted = 0;
 #pragma unroll 1
   for (int64_t begin = segment.begin; begin < segment.end; begin += kInFlight * kChunk) {
@@ -91,9 +96,10 @@ __global__ void __launch_bounds__(kThreads)
       counted += output.counts[slot];
     }
 #pragma unroll
-    for (int u = 0; u < kInFlight; ++u) sum += parts[u];
+    for (int u = 0; u < kInFlight; ++u) sum[0] += parts[u];
   }
-  output.out[segment.out_row * output.dim + column] = narrow<T>(output.finished(sum, counted));
+  output.finish(sum, counted);
+  output.out[segment.out_row * output.dim + column] = narrow<T>(sum[0]);
 }
 
 inline size_t sum_slot_bytes(int64_t dim, Dtype dtype) {
@@ -117,8 +123,8 @@ int launch_long_sums(const Source& source, int64_t num_lookups, const Reader& ro
   if (error != cudaSuccess) return error;
   const int size = group_size_for<T, 1>(dim);
   const int64_t windows = windows_of(num_lookups);
-  return launch_shapes(size, windows, dim, 1, [&](dim3 grid, const Shape& shape) {
-    join_sums<T, Source><<<grid, kThreads, 0, stream>>>(shape, source, output);
+  return launch_shapes(size, windows, dim, 1, [&](dim3 grid, unsigned threads, const Shape& shape) {
+    join_sums<T, Source><<<grid, threads, 0, stream>>>(shape, source, output);
   });
 }
 

@@ -12,7 +12,7 @@
 
 namespace myemb::cuda {
 
-inline constexpr int kThreads = 256;  // of a block, in every kernel
+inline constexpr int kThreads = 256;  // of a block, at most
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kWholeWarp = ~0u;
 
@@ -34,6 +34,7 @@ class ThreadGroup {
   __device__ int64_t index() const {
     return (int64_t{blockIdx.x} * kThreads + threadIdx.x) >> bits();
   }
+  __device__ int in_block() const { return static_cast<int>(threadIdx.x) >> bits(); }
   __device__ int in_warp() const { return (threadIdx.x & (kWarp - 1)) >> bits(); }
 
   // The value that thread `lane` of the group has.

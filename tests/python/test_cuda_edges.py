@@ -101,8 +101,17 @@ def test_random_bags(seed: int, gpu: Gpu) -> None:
     compare(gpu, without_payloads(bags), *arguments)
 
 
+# Of 1, 2, 4 and 8 values an access, each with every part of 128 columns behind the others.
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
-@pytest.mark.parametrize("width", [*range(4, 140, 12), 160, 196, 256, 260, 300, 384, 516, 768])
+@pytest.mark.parametrize(
+    "width",
+    [
+        *(1, 3, 17, 33, 65, 97, 129, 161, 193, 257),
+        *(2, 6, 18, 34, 66, 98, 130, 162, 194, 258),
+        *(4, 12, 20, 36, 60, 68, 100, 124, 132, 164, 196, 260, 300, 516),
+        *(8, 32, 40, 64, 72, 104, 128, 136, 160, 200, 232, 256, 296, 384, 768),
+    ],
+)
 def test_wide_accesses(dtype: torch.dtype, width: int, gpu: Gpu) -> None:
     """What is left of a row behind the columns that threads read together, of every size."""
     torch.manual_seed(width)
@@ -113,6 +122,29 @@ def test_wide_accesses(dtype: torch.dtype, width: int, gpu: Gpu) -> None:
     compare(gpu, lookup, weight, rows, randn(97, width, dtype=dtype), 3)
     for p in (1.0, 2.0):
         compare(gpu, renormed, weight, rows, 1.0, p)
+
+
+def dots(weight: Tensor, rows: Tensor, starts: Tensor, upstream: Tensor) -> list[Tensor]:
+    """The gradient of per_sample_weights in modes sum and max."""
+    _, positions = ops.embedding_bag_max(weight, rows, starts)
+    return [
+        ops.embedding_bag_per_sample_weights_backward(
+            upstream, weight, rows, starts, where, mode, False, None
+        )
+        for mode, where in ((0, None), (2, positions))
+    ]
+
+
+# So many that a warp works on several in turn.
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize(("width", "count"), [(20, 8300), (33, 4200), (34, 4200), (40, 16500)])
+def test_many_lookups(dtype: torch.dtype, width: int, count: int, gpu: Gpu) -> None:
+    torch.manual_seed(width)
+    rows, starts = torch.randint(count, (count,)), torch.arange(0, count, 21)
+    weight, upstream = randn(count, width, dtype=dtype), randn(len(starts), width, dtype=dtype)
+    compare(gpu, dots, weight, rows, starts, upstream)
+    for p in (1.0, 2.0, 0.0, INF, -INF):
+        compare(gpu, renormed, weight, rows, width**0.5 if p == 2 else 1.0, p)
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)

@@ -114,11 +114,22 @@ def observe(items: list[pytest.Item], module: Any, cache: Path) -> list[Test]:
 
 
 def observed(item: pytest.Item, module: Any) -> dict[str, Any]:
-    module.clear()
-    start = time.perf_counter()
-    passes = not fails(item)
-    seconds = time.perf_counter() - start
-    kernels = {launch["mangled"] for launch in module.launches()}
+    kernels: set[str] = set()
+    clear = module.clear
+
+    def note_and_clear() -> None:  # a test may run several simulations, each of which forgets
+        kernels.update(launch["mangled"] for launch in module.launches())
+        clear()
+
+    clear()
+    module.clear = note_and_clear
+    try:
+        start = time.perf_counter()
+        passes = not fails(item)
+        seconds = time.perf_counter() - start
+        note_and_clear()
+    finally:
+        module.clear = clear
     return {"passes": passes, "kernels": sorted(kernels), "seconds": seconds}
 
 
