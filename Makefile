@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-ARGS ?= # for pytest and the demo: make test-python ARGS='-k sparse -x'
+ARGS ?= # for pytest, the demo and benchmarks: make test-python ARGS='-k sparse -x'
 
 VENV := .venv
 BUILD := build/dev
@@ -22,18 +22,19 @@ endif
 
 # The name of a stamp carries a digest of what it stands for: other content, other stamp.
 digest = $(shell cat $(1) | sha256sum | cut -c1-12)
-VENV_STAMP := $(VENV)/.installed-$(call digest,requirements/*.txt)
+VENV_STAMP := $(VENV)/.installed-$(call digest,requirements/dev.txt requirements/lock.txt)
 BUILD_STAMP := $(BUILD)/.installed-$(call digest,setup.py pyproject.toml)
 
-CXX_FILES = $(shell find csrc cuda tests examples -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
+CXX_FILES = $(shell find csrc cuda tests examples benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 log = 2>&1 | tee build/$@.log
 
 .PHONY: help venv build demo test test-cpp test-python test-sass test-install test-cuda sanitize-cuda
-.PHONY: time-cuda mutate bench-cuda-model lint tidy format wheel lock clean
+.PHONY: time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions bench-cuda-model
+.PHONY: lint tidy format wheel lock clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 venv: $(VENV_STAMP) ## Create .venv with the pinned packages of requirements/dev.txt
 $(VENV_STAMP):
@@ -109,6 +110,25 @@ mutate: build ## Break the CUDA kernels an instruction at a time: do the tests n
 	$(call say,Mutants of the CUDA kernels against tests/python)
 	python tests/cudasim/mutate/main.py $(ARGS) $(log)
 
+bench: build ## Time myemb beside PyTorch, FBGEMM and the machine's limit (5 minutes)
+	$(call say,Benchmark: PyTorch and FBGEMM and myemb and the limit in turns)
+	python benchmarks/bench.py $(ARGS)
+
+bench-full: build ## The same with every case
+	$(call say,Benchmark of every case)
+	python benchmarks/bench.py --full $(ARGS)
+
+# FBGEMM's wheel is made for another torch: an environment of its own, which bench.py finds here.
+FBGEMM := .cache/fbgemm
+bench-fbgemm-env: ## Install FBGEMM where the benchmarks find it (5 GB)
+	$(call say,Installing the pinned packages of requirements/fbgemm.txt into $(FBGEMM))
+	$(PYTHON) -m venv $(FBGEMM)
+	$(FBGEMM)/bin/python -m pip install --quiet --requirement requirements/fbgemm.txt
+
+bench-instructions: build ## Count the instructions of a lookup with callgrind (3 minutes)
+	$(call say,Instructions per lookup)
+	python benchmarks/instructions.py $(ARGS)
+
 bench-cuda-model: build ## Count what the CUDA kernels move and issue against what they have to
 	$(call say,Traffic of the CUDA kernels on the simulator)
 	python benchmarks/cuda_model.py $(ARGS) $(log)
@@ -118,6 +138,7 @@ lint: $(VENV_STAMP) ## Check format, style and types
 	ruff check
 	ruff format --check
 	mypy python examples/movielens
+	mypy benchmarks/bench.py benchmarks/fbgemm_worker.py benchmarks/instructions.py
 	@echo clang-format --dry-run -Werror
 	@clang-format --dry-run -Werror $(CXX_FILES)
 

@@ -1,0 +1,137 @@
+"""FBGEMM in a process of its own: its wheel is made for another torch than ours.
+
+The protocol is a line of JSON each way. ``{"prepare": ...}`` builds a case and answers with the
+path of a sample of its result, ``{"repeats": n, "keep": false}`` times it and answers in seconds.
+The tensors are made here from the shape, by the same code as there.
+
+FBGEMM prints to stdout: the answers go to a copy of it, and it gets stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import backward
+import calls
+import forward
+import torch
+from fbgemm_gpu.split_embedding_configs import (  # type: ignore[import-not-found]
+    EmbOptimType,
+    SparseType,
+)
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (  # type: ignore[import-not-found]
+    ComputeDevice,
+    DenseTableBatchedEmbeddingBagsCodegen,
+    EmbeddingLocation,
+    PoolingMode,
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
+from inputs import Inputs, Shape, sample
+from timing import seconds_per_call
+from torch import Tensor
+
+Call = Callable[[], Any]
+TYPES = {"fp32": SparseType.FP32, "fp16": SparseType.FP16}
+OPTIMIZERS = {"sgd": EmbOptimType.EXACT_SGD, "adagrad": EmbOptimType.EXACT_ADAGRAD}
+
+
+def tables(inputs: Inputs, pooling: PoolingMode, optimizer: str = "sgd") -> Any:
+    """Returns the operator over one table with the values of the inputs."""
+    shape = inputs.shape
+    operator = SplitTableBatchedEmbeddingBagsCodegen(
+        [(shape.rows, shape.width, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+        weights_precision=TYPES[shape.dtype],
+        output_dtype=TYPES[shape.dtype],
+        optimizer=OPTIMIZERS[optimizer],
+        learning_rate=backward.RATE,
+        eps=1e-10,
+        pooling_mode=pooling,
+        device="cpu",
+    )
+    operator.split_embedding_weights()[0].data.copy_(inputs.weight)
+    del inputs.weight  # made again if somebody asks: no table lies here twice
+    return operator
+
+
+def forward_call(work: Any, inputs: Inputs) -> Call:
+    """A lookup or a bag."""
+    small = isinstance(work, calls.SmallCall)
+    bag = work.way == "bag" if small else isinstance(work, forward.Bag)
+    mode = getattr(work, "mode", "sum")
+    pooling = PoolingMode[mode.upper()] if bag else PoolingMode.NONE
+    operator = torch.no_grad()(tables(inputs, pooling))
+    indices = inputs.indices
+    offsets = inputs.offsets if bag else torch.tensor([0, indices.numel()])
+    factors = inputs.factors.float() if getattr(work, "weighted", False) else None
+    return lambda: operator(indices, offsets, factors)
+
+
+def backward_call(inputs: Inputs) -> Call:
+    """The dense gradient of bags."""
+    shape = inputs.shape
+    operator = DenseTableBatchedEmbeddingBagsCodegen([(shape.rows, shape.width)], use_cpu=True)
+    operator.weights.data.copy_(inputs.weight.flatten())
+    del inputs.weight
+    out = operator(inputs.indices, inputs.offsets)
+    gradient, grad = inputs.gradient, torch.autograd.grad
+    return lambda: grad(out, operator.weights, gradient, retain_graph=True)[0]
+
+
+def step_call(work: Any, inputs: Inputs) -> Call:
+    """A whole step: the update is a part of backward."""
+    pooling = PoolingMode.SUM if work.bag else PoolingMode.NONE
+    operator = tables(inputs, pooling, work.optimizer)
+    indices = inputs.indices
+    offsets = inputs.offsets if work.bag else torch.tensor([0, indices.numel()])
+    weight: Tensor = operator.split_embedding_weights()[0]
+
+    def step() -> Tensor:
+        operator(indices, offsets).backward(inputs.gradient)
+        return weight.detach()
+
+    return step
+
+
+def build(name: str, options: dict[str, Any], shape: dict[str, Any]) -> Call:
+    """Returns the call of a kind of work."""
+    kinds: dict[str, Any] = {
+        kind.__name__: kind
+        for kind in (forward.Lookup, forward.Bag, backward.Backward, backward.Step, calls.SmallCall)
+    }
+    work, inputs = kinds[name](**options), Inputs(Shape(**shape))
+    if isinstance(work, backward.Step):
+        return step_call(work, inputs)
+    if isinstance(work, backward.Backward):
+        return backward_call(inputs)
+    return forward_call(work, inputs)
+
+
+def main() -> None:
+    """Answers until the pipe closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    call: Call | None = None
+    prepared: dict[str, Any] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any] = {}
+        if "prepare" in request:
+            torch.set_num_threads(request["threads"])
+            if request["prepare"] != prepared or prepared["name"] == "Step":  # steps change tables
+                call = None  # first the memory of the one before
+                prepared = request["prepare"]
+                call = build(**prepared)
+            assert call is not None
+            torch.save(sample(call()), request["result"])
+        elif call is not None:
+            answer["seconds"] = seconds_per_call(call, request["repeats"], request["keep"])
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
