@@ -50,7 +50,8 @@ class Backward(Work):
             )
         gradient, grad = inputs.gradient, torch.autograd.grad
         if self.layout == "coalesced":
-            return lambda: grad(out, leaf, gradient, retain_graph=True)[0].coalesce()
+            coalesce = library.coalesce
+            return lambda: coalesce(grad(out, leaf, gradient, retain_graph=True)[0])
         return lambda: grad(out, leaf, gradient, retain_graph=True)[0]
 
     def moved(self, inputs: Inputs) -> int:

@@ -22,7 +22,7 @@ import machine
 import plots
 import report
 from cases import Case, all_cases
-from engines import MYEMB, Reference, WrongResultError, engines_for, limit_loops, start_worker
+from engines import Reference, WrongResultError, engines_for, limit_loops, start_worker
 from fbgemm import UnavailableError, Worker
 from inputs import Inputs
 from results import Result, Results
@@ -55,16 +55,6 @@ def selected(options: argparse.Namespace) -> list[Case]:
     everything = options.full or bool(options.case)
     cases = [case for case in all_cases() if everything or case.quick]
     return [case for case in cases if re.search(options.case, case.name)]
-
-
-def can_run(case: Case, results: Results) -> bool:
-    """Says whether this myemb has what the case needs, and notes it if not."""
-    if not getattr(case.work, "pages", False) or MYEMB.huge_pages is not None:
-        return True
-    note = "The family huge pages is left out: this myemb has no huge_pages_."
-    if note not in results.notes:
-        results.notes.append(note)
-    return False
 
 
 def run_case(
@@ -108,8 +98,6 @@ def run(options: argparse.Namespace, console: Console) -> Results:
     rounds = options.rounds or (21 if options.full else 11)
     budget = SECONDS_FULL if options.full else SECONDS
     for case in track(selected(options), description="cases", console=console):
-        if not can_run(case, results):
-            continue
         try:
             results.all.extend(run_case(case, threads, watch, worker, (rounds, budget)))
         except WrongResultError as error:

@@ -26,8 +26,7 @@ HERE = Path(__file__).resolve().parent
 BUILT = HERE.parent / "build" / "bench" / "limit"
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-Wall", "-Wno-maybe-uninitialized"]
 
-MYEMB = Library(myemb.functional, myemb.nn, getattr(myemb, "huge_pages_", None))
-EMPTY_CACHE: Callable[[], object] | None = getattr(myemb, "empty_cache", None)
+MYEMB = Library(myemb.functional, myemb.nn, myemb.functional.coalesce, myemb.huge_pages_)
 
 TUNING_SECONDS = 3e-4  # of a sample while the limit's fastest way is looked for...
 LONG_SECONDS = 5e-3  # ...unless a call takes so long that one is enough
@@ -57,8 +56,8 @@ class Local:
 
     def seconds(self, repeats: int, keep: bool) -> float:
         """See timing.Engine. Fresh memory is none that myemb has kept from the call before."""
-        if keep and EMPTY_CACHE is not None:
-            EMPTY_CACHE()
+        if keep:
+            myemb.empty_cache()
         return seconds_per_call(self._call, repeats, keep)
 
 

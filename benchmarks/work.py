@@ -21,15 +21,17 @@ class Library:
 
     Attributes:
         functional, nn: The modules of that name.
+        coalesce: Joins the entries of a sparse gradient.
         huge_pages: Moves a table to huge pages, or ``None`` if it cannot.
     """
 
     functional: Any
     nn: Any
+    coalesce: Callable[[Tensor], Tensor]
     huge_pages: Callable[[Tensor], object] | None = None
 
 
-TORCH = Library(torch.nn.functional, torch.nn)
+TORCH = Library(torch.nn.functional, torch.nn, torch.Tensor.coalesce)
 
 
 class Work(ABC):

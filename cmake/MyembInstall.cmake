@@ -27,6 +27,7 @@ install(FILES
   csrc/include/myemb/export.h
   csrc/include/myemb/functional.h
   csrc/include/myemb/nn.h
+  csrc/include/myemb/memory.h
   csrc/include/myemb/ops.h
   ${CMAKE_CURRENT_BINARY_DIR}/include/myemb/version.h
   DESTINATION include/myemb)

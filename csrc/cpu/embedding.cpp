@@ -1,10 +1,10 @@
 #include <cpu/gradient.h>
 #include <cpu/group.h>
+#include <cpu/large_blocks.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
 #include <ops/checks.h>
 
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 namespace myemb {
@@ -16,7 +16,7 @@ at::Tensor embedding_cpu(const at::Tensor& weight, const at::Tensor& indices,
   const at::Tensor lookups = kernel_indices(indices);
   at::DimVector shape(indices.sizes().begin(), indices.sizes().end());
   shape.push_back(weight.size(1));
-  const at::Tensor out = at::empty(shape, weight.options());
+  const at::Tensor out = empty_result(shape, weight.options());
   BadIndex bad;
   const Lookup args{
       .table = static_cast<const char*>(weight.const_data_ptr()),

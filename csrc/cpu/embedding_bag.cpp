@@ -1,9 +1,9 @@
 #include <cpu/bags.h>
+#include <cpu/large_blocks.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
 #include <myemb/ops.h>
 
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <array>
@@ -14,7 +14,7 @@ namespace {
 using OptionalIndex = std::optional<int64_t>;
 
 at::Tensor sum_bags(const at::Tensor& weight, const CpuBags& bags, bool average) {
-  const at::Tensor out = at::empty({bags.segments.count, weight.size(1)}, weight.options());
+  const at::Tensor out = empty_result({bags.segments.count, weight.size(1)}, weight.options());
   BadIndex bad;
   run_segment_sum({
       .rows = rows_of(weight),
@@ -37,9 +37,9 @@ at::Tensor sum_bags(const at::Tensor& weight, const CpuBags& bags, bool average)
 std::tuple<at::Tensor, at::Tensor> max_bags(const at::Tensor& weight, const CpuBags& bags,
                                             bool want_positions) {
   const std::array<int64_t, 2> shape{bags.segments.count, weight.size(1)};
-  const at::Tensor out = at::empty(shape, weight.options());
+  const at::Tensor out = empty_result(shape, weight.options());
   const at::Tensor positions =
-      want_positions ? at::empty(shape, weight.options().dtype(at::kLong)) : at::Tensor();
+      want_positions ? empty_result(shape, weight.options().dtype(at::kLong)) : at::Tensor();
   BadIndex bad;
   run_segment_max({
       .rows = rows_of(weight),

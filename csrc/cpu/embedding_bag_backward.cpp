@@ -1,6 +1,7 @@
 #include <cpu/bags.h>
 #include <cpu/gradient.h>
 #include <cpu/group.h>
+#include <cpu/large_blocks.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
 #include <myemb/ops.h>
@@ -87,7 +88,7 @@ at::Tensor sparse_backward_cpu(const at::Tensor& grad_output, const at::Tensor& 
     }
   });
   check_lookups(bad, bags.indices, num_weights, "embedding_bag_sparse_backward");
-  const at::Tensor values = at::empty({count, grad_output.size(1)}, grad_output.options());
+  const at::Tensor values = empty_result({count, grad_output.size(1)}, grad_output.options());
   const at::Tensor grad = grad_output.contiguous();
   Rows rows = rows_of(grad);
   rows.count += 1;

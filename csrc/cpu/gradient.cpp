@@ -1,10 +1,10 @@
 #include <cpu/gradient.h>
 
+#include <cpu/large_blocks.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
 namespace myemb {
 namespace {
@@ -40,7 +40,7 @@ at::Tensor grouped_weights(const GradientSource& source, const RowGroups& groups
 at::Tensor dense_gradient(const GradientSource& source, const RowGroups& groups,
                           int64_t num_weights, bool average) {
   const at::Tensor& grad = source.grad_output;
-  const at::Tensor gradient = at::zeros({num_weights, grad.size(1)}, grad.options());
+  const at::Tensor gradient = zeros_result({num_weights, grad.size(1)}, grad.options());
   const auto bags = grouped_bags(source, groups);
   const at::Tensor weights = grouped_weights(source, groups);
   BadIndex bad;

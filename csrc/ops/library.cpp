@@ -61,6 +61,7 @@ TORCH_LIBRARY(myemb, m) {
       "Tensor? offsets, Tensor? positions, int mode, bool include_last_offset, SymInt? padding_idx) "
       "-> Tensor",
       pure);
+  m.def("coalesce(Tensor(a) self) -> Tensor(a)", pure);
 }
 
 #ifndef MYEMB_WITH_CUDA

@@ -2,6 +2,7 @@
 // schema at run time; these entries are typed, so that a lookup of a few rows costs what torch's
 // own costs.
 
+#include <myemb/memory.h>
 #include <myemb/ops.h>
 
 #include <pybind11/pybind11.h>
@@ -60,6 +61,14 @@ void check_embedding_bag(const at::Tensor& weight, const at::Tensor& indices,
   });
 }
 
+void set_cache_limit(int64_t bytes) {
+  call([&] { myemb::set_cache_limit(bytes); });
+}
+
+int64_t huge_pages_(const at::Tensor& tensor) {
+  return call([&] { return myemb::huge_pages_(tensor); });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -69,6 +78,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("has_cuda", &myemb::has_cuda);
   m.def("cpu_capability", &myemb::cpu_capability);
   m.def("count_parallel_threads", &myemb::count_parallel_threads);
+  m.def("empty_cache", &myemb::empty_cache);
+  m.def("set_cache_limit", &set_cache_limit);
+  m.def("cache_limit", &myemb::cache_limit);
+  m.def("cached_bytes", &myemb::cached_bytes);
+  m.def("huge_pages_", &huge_pages_);
   m.def("embedding", &embedding);
   m.def("embedding_bag", &embedding_bag);
   m.def("embedding_renorm_", &embedding_renorm_);

@@ -17,7 +17,17 @@ import torch
 
 from ._build_info import TORCH_VERSION
 
-__all__ = ["__version__", "cmake_prefix_path", "functional", "nn", "replace_embeddings_"]
+__all__ = [
+    "__version__",
+    "cmake_prefix_path",
+    "empty_cache",
+    "functional",
+    "huge_pages_",
+    "memory",
+    "nn",
+    "replace_embeddings_",
+    "set_cache_limit",
+]
 
 
 def _minor(version: str) -> str:
@@ -46,8 +56,9 @@ cmake_prefix_path: str = str(_package / "share" / "cmake")
 torch.ops.load_library(_package / "lib" / "libmyemb.so")  # type: ignore[no-untyped-call]
 
 # These bind the operators that load_library has just registered.
-from . import _C, _batching, functional, nn  # noqa: E402
+from . import _C, _batching, functional, memory, nn  # noqa: E402
 from .convert import replace_embeddings_  # noqa: E402
+from .memory import empty_cache, huge_pages_, set_cache_limit  # noqa: E402
 
 __version__: str = _C.version
 

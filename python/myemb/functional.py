@@ -17,7 +17,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import _C
 
-__all__ = ["embedding", "embedding_bag", "embedding_renorm_"]
+__all__ = ["coalesce", "embedding", "embedding_bag", "embedding_renorm_"]
 
 # Bound once: attribute look-ups would be a measurable part of a call on eight indices.
 _embedding = _C.embedding
@@ -199,6 +199,26 @@ def embedding_bag(
         include_last_offset,
         padding_idx,
     )
+
+
+def coalesce(input: Tensor) -> Tensor:
+    """Joins the entries of each row of a sparse gradient: a faster ``input.coalesce()``.
+
+    On the CPU, for the gradient of a table; any other tensor goes to PyTorch. Sums are accumulated
+    in float32 (float64 for float64) and rounded once.
+
+    Args:
+        input: A sparse COO tensor ``(V, D)`` with row numbers and values ``(N, D)``, such as
+            ``sparse=True`` makes.
+
+    Returns:
+        A coalesced tensor ``(V, D)``; ``input`` itself if it is coalesced.
+
+    Raises:
+        IndexError: A row number is not in ``[0, V)``.
+    """
+    result: Tensor = _ops.coalesce(input)
+    return result
 
 
 def embedding_renorm_(

@@ -25,6 +25,7 @@ def test_has_the_package_its_headers_and_its_cmake_files(wheel: Path) -> None:
         "myemb/py.typed",
         "myemb/lib/libmyemb.so",
         "myemb/include/myemb/functional.h",
+        "myemb/include/myemb/memory.h",
         "myemb/include/myemb/nn.h",
         "myemb/include/myemb/ops.h",
         "myemb/include/myemb/version.h",

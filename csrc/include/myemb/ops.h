@@ -97,6 +97,12 @@ MYEMB_API at::Tensor embedding_bag_per_sample_weights_backward(
 MYEMB_API at::Tensor checked_offsets(const at::Tensor& offsets, c10::SymInt num_lookups,
                                      bool include_last_offset = false);
 
+// The sparse gradient of a table with one entry for each row, rows ascending: what self.coalesce()
+// gives, with sums in the accumulation dtype and rounded once. On the CPU, for a COO tensor
+// (num_weights, D) of int64 rows with values (N, D); self.coalesce() otherwise, and if self is
+// coalesced or wants a gradient. Throws c10::IndexError for a row outside [0, num_weights).
+MYEMB_API at::Tensor coalesce(const at::Tensor& self);
+
 // Makes every check that embedding_bag makes of its arguments, offsets included and indices not,
 // and nothing else. For who changes the table before the lookup (max_norm) and must not do so in
 // vain.

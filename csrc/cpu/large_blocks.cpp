@@ -1,0 +1,255 @@
+#include <cpu/large_blocks.h>
+
+#include <cpu/parallel.h>
+#include <myemb/memory.h>
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/util/Exception.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <list>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace myemb {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// glibc serves no larger block from memory that it keeps (DEFAULT_MMAP_THRESHOLD_MAX).
+constexpr size_t kLarge = size_t{32} << 20;
+
+size_t rounded_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+// A mapping of whole huge pages, or null.
+char* map_huge_pages(size_t bytes) {
+  const size_t length = bytes + kHugePage;  // room to begin where a page does
+  void* mapped = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  auto* begin = static_cast<char*>(mapped);
+  const size_t before = rounded_up(reinterpret_cast<uintptr_t>(begin), kHugePage) -
+                        reinterpret_cast<uintptr_t>(begin);
+  if (before > 0) munmap(begin, before);
+  munmap(begin + before + bytes, length - before - bytes);
+#if defined(MADV_HUGEPAGE)
+  madvise(begin + before, bytes, MADV_HUGEPAGE);  // where it fails, pages are small
+#endif
+  return begin + before;
+}
+
+int64_t initial_limit() {
+  if (const char* limit = std::getenv("MYEMB_CACHE_LIMIT")) return std::max(0LL, std::atoll(limit));
+  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  return std::min(memory / 16, int64_t{4} << 30);
+}
+
+// The blocks that tensors have, and those that are kept for the next ones.
+class Blocks {
+ public:
+  // Never destroyed: tensors may live longer than any static object.
+  static Blocks& instance() {
+    static auto* const blocks = new Blocks;
+    return *blocks;
+  }
+
+  // A block of at least so many bytes, or null if there is no memory.
+  char* take(size_t bytes) {
+    const size_t rounded = rounded_up(bytes, kHugePage);
+    const std::lock_guard lock(mutex_);
+    if (char* data = take_kept(rounded)) return data;
+    char* data = map_huge_pages(rounded);
+    if (!data) {
+      drop_until(0);
+      data = map_huge_pages(rounded);
+    }
+    if (data) used_[data] = {rounded, /*zero=*/true};
+    return data;
+  }
+
+  void give_back(char* data) {
+    const std::lock_guard lock(mutex_);
+    const auto block = used_.find(data);
+    const size_t bytes = block->second.bytes;
+    used_.erase(block);
+    if (bytes > limit_) {
+      munmap(data, bytes);
+      return;
+    }
+    drop_until(limit_ - bytes);
+#if defined(MADV_FREE)
+    madvise(data, bytes, MADV_FREE);  // content is not needed: short of memory, take the pages
+#endif
+    kept_.push_front({data, bytes});
+    kept_bytes_ += bytes;
+  }
+
+  // Whether the block has not been written to since the system gave it, full of zeros.
+  bool is_zero(char* data) {
+    const std::lock_guard lock(mutex_);
+    return used_.at(data).zero;
+  }
+
+  void set_limit(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    limit_ = bytes;
+    drop_until(limit_);
+  }
+
+  size_t limit() {
+    const std::lock_guard lock(mutex_);
+    return limit_;
+  }
+
+  void drop_all() {
+    const std::lock_guard lock(mutex_);
+    drop_until(0);
+  }
+
+  size_t kept_bytes() {
+    const std::lock_guard lock(mutex_);
+    return kept_bytes_;
+  }
+
+ private:
+  struct Used {
+    size_t bytes;
+    bool zero;
+  };
+  struct Kept {
+    char* data;
+    size_t bytes;
+  };
+
+  // A child of fork() must not find the lock of a thread that it does not have.
+  Blocks() {
+    pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
+                   [] { instance().mutex_.unlock(); });
+  }
+
+  // The smallest that fits, unless a quarter of it would lie idle.
+  char* take_kept(size_t bytes) {
+    auto best = kept_.end();
+    for (auto block = kept_.begin(); block != kept_.end(); ++block) {
+      const bool fits = block->bytes >= bytes && block->bytes - bytes <= bytes / 4;
+      if (fits && (best == kept_.end() || block->bytes < best->bytes)) best = block;
+    }
+    if (best == kept_.end()) return nullptr;
+    char* const data = best->data;
+    used_[data] = {best->bytes, /*zero=*/false};
+    kept_bytes_ -= best->bytes;
+    kept_.erase(best);
+    return data;
+  }
+
+  // Those first that have been kept the longest.
+  void drop_until(size_t bytes) {
+    while (kept_bytes_ > bytes) {
+      munmap(kept_.back().data, kept_.back().bytes);
+      kept_bytes_ -= kept_.back().bytes;
+      kept_.pop_back();
+    }
+  }
+
+  std::mutex mutex_;
+  std::unordered_map<char*, Used> used_;
+  std::list<Kept> kept_;  // the last that was freed first
+  size_t kept_bytes_ = 0;
+  size_t limit_ = static_cast<size_t>(initial_limit());
+};
+
+// An allocator like PyTorch's own as far as a tensor can tell: it can be resized, shared with other
+// processes and profiled.
+class LargeBlockAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    char* const data = bytes < kLarge ? nullptr : Blocks::instance().take(bytes);
+    if (!data) return c10::GetDefaultCPUAllocator()->allocate(bytes);
+    c10::profiledCPUMemoryReporter().New(data, bytes);
+    return {data, data, &give_back, c10::Device(c10::DeviceType::CPU)};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }  // it depends on the size
+
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+
+  static bool has(const at::Tensor& tensor) {
+    return tensor.storage().data_ptr().get_deleter() == &give_back;
+  }
+
+ private:
+  static void give_back(void* data) {
+    c10::profiledCPUMemoryReporter().Delete(data);
+    Blocks::instance().give_back(static_cast<char*>(data));
+  }
+};
+
+LargeBlockAllocator allocator;
+
+bool is_large(at::IntArrayRef shape, const at::TensorOptions& options) {
+  size_t bytes = options.dtype().itemsize();
+  for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
+  return bytes >= kLarge && Blocks::instance().limit() > 0 &&
+         c10::GetCPUAllocator() == c10::GetDefaultCPUAllocator();  // unless another one was set
+}
+
+at::Tensor large_result(at::IntArrayRef shape, const at::TensorOptions& options) {
+  return at::detail::empty_generic(shape, &allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                   c10::typeMetaToScalarType(options.dtype()), std::nullopt);
+}
+
+// Past the cache, which the next reader has no use for: it is smaller than the block.
+void stream_zeros(char* to, int64_t bytes) {
+#if defined(__SSE2__)
+  for (; bytes > 0 && reinterpret_cast<uintptr_t>(to) % sizeof(__m128i) != 0; --bytes) *to++ = 0;
+  for (; bytes >= int64_t{sizeof(__m128i)}; bytes -= sizeof(__m128i), to += sizeof(__m128i)) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), _mm_setzero_si128());
+  }
+  _mm_sfence();
+#endif
+  std::memset(to, 0, bytes);
+}
+
+}  // namespace
+
+at::Tensor empty_result(at::IntArrayRef shape, const at::TensorOptions& options) {
+  return is_large(shape, options) ? large_result(shape, options) : at::empty(shape, options);
+}
+
+at::Tensor zeros_result(at::IntArrayRef shape, const at::TensorOptions& options) {
+  if (!is_large(shape, options)) return at::zeros(shape, options);
+  at::Tensor result = large_result(shape, options);
+  auto* const data = static_cast<char*>(result.mutable_data_ptr());
+  if (LargeBlockAllocator::has(result) && Blocks::instance().is_zero(data)) return result;
+  const auto bytes = static_cast<int64_t>(result.nbytes());
+  parallel_ranges(bytes, bytes / 4,
+                  [&](int64_t begin, int64_t end) { stream_zeros(data + begin, end - begin); });
+  return result;
+}
+
+void empty_cache() { Blocks::instance().drop_all(); }
+
+void set_cache_limit(int64_t bytes) {
+  TORCH_CHECK(bytes >= 0, "set_cache_limit: bytes must not be negative, but is ", bytes);
+  Blocks::instance().set_limit(static_cast<size_t>(bytes));
+}
+
+int64_t cache_limit() { return static_cast<int64_t>(Blocks::instance().limit()); }
+
+int64_t cached_bytes() { return static_cast<int64_t>(Blocks::instance().kept_bytes()); }
+
+}  // namespace myemb

@@ -1,0 +1,38 @@
+#pragma once
+
+// Memory of large results on the CPU.
+//
+// The C library takes a block of 32 MiB or more from the system and gives it back when it is freed.
+// Every result of that size then costs a page fault for each 4 KiB, ten times what writing it
+// costs. This library takes such blocks in huge pages, and keeps a few that were freed for the next
+// result. What it keeps, the system may take back when memory is short.
+
+#include <myemb/export.h>
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace myemb {
+
+// Gives all memory that is kept, and not part of a tensor, back to the system.
+MYEMB_API void empty_cache();
+
+// Keeps at most so many bytes from now on; 0 turns the cache off, and results are allocated as
+// PyTorch allocates them. At first this is MYEMB_CACHE_LIMIT of the environment, or a sixteenth of
+// the machine's memory and at most 4 GiB. Throws c10::Error if bytes is negative.
+MYEMB_API void set_cache_limit(int64_t bytes);
+MYEMB_API int64_t cache_limit();
+
+// How many bytes are kept, and not part of a tensor.
+MYEMB_API int64_t cached_bytes();
+
+// Moves the memory of a CPU tensor to huge pages (2 MiB), at once and in place: its address and
+// values stay. A table's rows then are found with fewer misses of the TLB. Returns how many bytes
+// lie on huge pages because of it; the tensor's first and last part of a page do not.
+//
+// Throws c10::Error if the tensor is not a dense CPU tensor, or the system cannot do it (Linux 6.1
+// can), and says why.
+MYEMB_API int64_t huge_pages_(const at::Tensor& tensor);
+
+}  // namespace myemb
