@@ -106,8 +106,8 @@ def test_random_bags(seed: int, gpu: Gpu) -> None:
 @pytest.mark.parametrize(
     "width",
     [
-        *(1, 3, 17, 33, 65, 97, 129, 161, 193, 257),
-        *(2, 6, 18, 34, 66, 98, 130, 162, 194, 258),
+        *(1, 3, 5, 9, 17, 33, 65, 97, 129, 161, 193, 257),
+        *(2, 6, 10, 18, 34, 66, 98, 130, 162, 194, 258),
         *(4, 12, 20, 36, 60, 68, 100, 124, 132, 164, 196, 260, 300, 516),
         *(8, 32, 40, 64, 72, 104, 128, 136, 160, 200, 232, 256, 296, 384, 768),
     ],
@@ -176,6 +176,32 @@ def test_where_long_bags_begin_and_end(length: int, before: int, mode: int, gpu:
         compare(gpu, bags, weight, rows, starts, upstream, None, mode, padding_idx)
 
 
+def long_lookups(size: int, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Rows of which some are looked up more than 2048 times, and where bags of them start."""
+    count = sum(lengths)
+    rows = torch.randint(size, (count,))
+    for row, times in ((0, 300), (4, 2100), (5, 257), (size - 1, 600)):
+        rows[torch.randperm(count)[:times]] = row
+    return rows, starts_of(lengths)
+
+
+# Chunks of 256, of which 8 are joined at once; in accesses of 1 to 8 values, and in two tiles.
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("width", [2, 16, 33, 34, 40, 264])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_long_bags_of_every_form(dtype: torch.dtype, width: int, weighted: bool, gpu: Gpu) -> None:
+    torch.manual_seed(width)
+    rows, starts = long_lookups(50, (300, 5, 0, 769, 257, 31, 256, 513, 2400))
+    weight = randn(50, width, dtype=dtype)
+    factors = randn(len(rows), dtype=dtype) if weighted else None
+    for mode in (0, 2) if width < 264 else (1,):
+        upstream = randn(9, width, dtype=dtype)
+        compare(gpu, bags, weight, rows, starts, upstream, factors, mode, 4 if weighted else None)
+    matrix, upstream = rows[:1200].view(4, 300), randn(4, width, dtype=dtype)
+    factors = None if factors is None else factors[:1200].view(4, 300)
+    compare(gpu, bags, weight, matrix, None, upstream, factors, weighted * 2, None)
+
+
 def test_zeros_keep_their_sign(gpu: Gpu) -> None:
     weight, upstream = -torch.zeros(4, 8), -torch.zeros(3, 8)
     rows, starts = torch.tensor([0, 1, 2, 2, 3]), torch.tensor([0, 1, 1])
@@ -236,6 +262,21 @@ def test_a_bad_index_is_refused_by_name(dtype: torch.dtype, width: int, bad: int
                 pytest.raises(RuntimeError, match=f"myemb::{name}: index out of range"),
             ):
                 call()
+
+
+def test_more_batches_of_offsets_than_a_grid_has_rows(gpu: Gpu) -> None:
+    offsets = torch.zeros(65_540, 2, dtype=torch.int64)
+    compare(gpu, lambda each: [ops.checked_offsets(each, 1)], offsets)
+
+
+@needs_cudasim
+@pytest.mark.parametrize("batch", [0, 65_534, 65_535, 65_539])
+def test_a_bad_batch_of_offsets_is_refused_wherever_it_is(batch: int) -> None:
+    for bad in ([1, 1], [0, 2], [0, -1]):
+        offsets = torch.zeros(65_540, 2, dtype=torch.int64)
+        offsets[batch] = torch.tensor(bad)
+        with simulator.simulation(simulator.ARCHITECTURES[0]), pytest.raises(RuntimeError):
+            ops.checked_offsets(offsets, 1)
 
 
 @needs_cudasim

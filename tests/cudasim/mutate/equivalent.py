@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 
-from mutations import Mutant
+from mutations import Instruction, Mutant, split_operands
+from registers import Registers
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """Where a mutant is.
+
+    Attributes:
+        kernel: Its short name.
+        mutant: The change.
+        source: The file and number of the source line, and the line.
+        registers: Those of the kernel.
+        reached: Whether any test runs the instruction.
+    """
+
+    kernel: str
+    mutant: Mutant
+    source: str
+    registers: Registers
+    reached: bool
+
+    @property
+    def before(self) -> Instruction:
+        return self.mutant.before
+
+    @property
+    def operands_after(self) -> tuple[str, ...]:
+        return split_operands(self.mutant.after.partition(" ")[2].rstrip(";"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Says of some mutants why they are equivalent. Patterns that are empty match everything."""
+    """Says of some mutants why they are equivalent. What is empty holds for everything."""
 
     why: str
     kernel: str = ""
@@ -18,19 +47,52 @@ class Rule:
     instruction: str = ""
     source: str = ""  # the source line
     after: str = ""  # the changed instruction
+    when: Callable[[Context], bool] = lambda context: True
 
-    def holds(self, kernel: str, mutant: Mutant, source: str) -> bool:
+    def holds(self, context: Context) -> bool:
         subjects = (
-            (self.kernel, kernel),
-            (self.kind, mutant.kind),
-            (self.instruction, str(mutant.before)),
-            (self.source, source),
-            (self.after, mutant.after),
+            (self.kernel, context.kernel),
+            (self.kind, context.mutant.kind),
+            (self.instruction, str(context.before)),
+            (self.source, context.source),
+            (self.after, context.mutant.after),
         )
-        return all(re.search(pattern, subject) for pattern, subject in subjects)
+        return all(re.search(*subject) for subject in subjects) and self.when(context)
 
+
+def stays_zero(context: Context) -> bool:
+    """Whether a move of zero is left out, or moves another zero."""
+    if not context.before.opcode.startswith("mov."):
+        return False
+    sources = [context.before.operands[1], *context.operands_after[1:2]]
+    return all(context.registers.is_zero(source) for source in sources)
+
+
+def moves_upper_half(context: Context) -> bool:
+    """Whether an exchange between threads is of bits 32 to 63."""
+    return context.registers.is_upper_half(context.before.operands[1])
+
+
+SORTED = "Runs<|number_lookups|divide_by_frequency|renorm_rows"
+DOT = "dot_rows"
 
 RULES: list[Rule] = [
+    Rule(
+        "64-bit row numbers: more than 2^31 lookups or 2^32 rows, whose gradient fits into no test",
+        kernel=SORTED,
+        when=lambda context: not context.reached,
+    ),
+    Rule("... the same: which width it is", kernel=SORTED, source=r"groups_\.wide"),
+    Rule(
+        "row numbers and addresses of a test agree in their upper half",
+        instruction=r"^shfl\.",
+        when=moves_upper_half,
+    ),
+    Rule(
+        "moves zero to where zero is: what no instruction has written is zero on the simulator",
+        kind="left out|other operand",
+        when=stays_zero,
+    ),
     Rule(
         "__syncwarp() keeps loads together; the threads of a warp are together without it",
         kind="left out",
@@ -43,29 +105,91 @@ RULES: list[Rule] = [
     ),
     Rule("... the same: what it would add", instruction=r"%nctaid|mul\.wide\.u32 .*, 256;"),
     Rule(
-        "more than 2^31 lookups or 2^32 rows: the gradient fits into no test",
-        source=r"groups_\.wide",
+        "rounds a quotient towards zero, and is zero itself, since no such number is negative",
+        instruction=r"shr\.s(32|64) \S+, \S+, (31|63);|shr\.u32 \S+, \S+, (30|29|28|27);"
+        r"|shr\.u64 \S+, \S+, (63|56);",
     ),
     Rule(
-        "rounds a quotient towards zero, and is zero itself, since no such number is negative",
-        instruction=r"shr\.s(32|64) \S+, \S+, (31|63);|shr\.u32 \S+, \S+, (30|29|28|27);",
+        "extends a number that is never negative",
+        source=r"(shape|thread_group|lanes)\.cuh|(row_dot|row_renorm)\.cu:\d+: for",
+        after=r"^(cvt\.u64\.u32|mul\.wide\.u)",
     ),
     Rule(
         "which row is read by a lookup that does not count is of no consequence",
         source=r"some_row",
     ),
     Rule(
+        "... the same: the only exchange of these kernels is for that row",
+        kernel=r"^reduce_(segments|chunks|runs)",
+        instruction=r"^shfl\.sync\.idx|^mov\.b64 \{?%r"
+        r"|^(mov\.[ub]32|sub\.s32|shl\.b32) .*\b(8192|8223|8)\b",
+        source=r"^\?",
+    ),
+    Rule(
+        "the weight of a lookup that does not count, or has none, is not used",
+        kernel=r"^reduce_(segments|chunks|runs)",
+        instruction=r"^mov\.[bfu]32 \S+, (0f3F800000|1065353216);",
+    ),
+    Rule(
         "the sign of what is squared, or compared with zero, is of no consequence",
         kernel="Euclidean|CountNonzero",
-        source=r"x < 0 \? -x : x",
+        source=r"x < 0 \? -x : x|std::abs",
     ),
     Rule(
         "a butterfly of distances 17, 8, 4, 2, 1 adds up the same threads",
         after=r"mov\.u32 \S+, 17;",
     ),
+    Rule(
+        "sizes of groups are powers of two: below 17 is below 16 or 16",
+        source=r"lanes\.cuh|row_dot\.cu:0",
+        after=r"^setp\.(lt|le)\.s32 \S+, \S+, (17|9|5|3|2);",
+    ),
+    Rule(
+        "a search that cuts badly takes longer and finds the same",
+        instruction=r"^shr\.s64 \S+, \S+, 1;",
+        source=r"const int64_t middle",
+    ),
+    Rule(
+        "five low bits that are then shifted out",
+        kernel="count_bags|count_windows",
+        instruction=r"^and\.b32 .*-32;|^cvt\.u64\.u32",
+        source=r"first_in_warp|kWarp - 1\)\) >> bits",
+    ),
+    Rule(
+        "after the butterfly each thread has the sum, and any may write it",
+        kernel="count_windows|count_bags",
+        instruction=r"^setp\.(ne|eq)\.s32 \S+, \S+, 0;",
+        kind="constant",
+    ),
+    Rule(
+        "the lookups of the last window that count are behind no other window",
+        kernel="count_windows",
+        instruction=r"^mov\.[ub]32 \S+, 0;",
+    ),
+    Rule(
+        "operators that never launch this kernel have no index to refuse in it",
+        source=r"refuse\.cuh:\d+: switch",
+    ),
+    Rule(
+        "a warp behind the last lookup reads that one again, and writes nothing",
+        kernel=DOT,
+        source=r"if \(first >= args\.indices\.count\) return",
+    ),
+    Rule(
+        "a warp that has lookups has at least one group's",
+        kernel=DOT,
+        source=r"for \(int begin = 0; begin < count",
+        instruction=r"^@!?%p\d+ bra",
+        kind="left out",
+    ),
+    Rule(
+        "rows read 8 values at a time have lanes in all 4 threads, and none to join with zero",
+        kernel=DOT + "<(Half|BFloat16), 8",
+        when=lambda context: not context.reached,
+    ),
 ]
 
 
-def why_equivalent(kernel: str, mutant: Mutant, source: str) -> str | None:
+def why_equivalent(context: Context) -> str | None:
     """The reason of the first rule that holds, or None."""
-    return next((rule.why for rule in RULES if rule.holds(kernel, mutant, source)), None)
+    return next((rule.why for rule in RULES if rule.holds(context)), None)

@@ -14,8 +14,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from equivalent import why_equivalent
+from equivalent import Context, why_equivalent
 from mutations import Mutant, mutants_of
+from registers import Registers
 from rich.console import Console
 from rich.table import Table
 from runner import Killers, observe, outcomes, with_tests
@@ -57,6 +58,7 @@ class Survivor:
     kernel: str
     mutant: Mutant
     source: str  # the file and number of the source line, and the line
+    reached: bool  # by any test
     why: str | None  # it is equivalent
 
 
@@ -155,11 +157,17 @@ class Report:
     def print_survivor(self, survivor: Survivor) -> None:
         mutant = survivor.mutant
         self.console.print(
-            f"SURVIVED {survivor.kernel}\n  {survivor.source}\n"
+            f"SURVIVED {survivor.kernel}{'' if survivor.reached else ', run by no test'}\n"
+            f"  {survivor.source}\n"
             f"  {mutant.kind}: {mutant.before}  ->  {mutant.after or '(nothing)'}",
             markup=False,
             emoji=False,
         )
+
+
+def condensed(instruction: str) -> str:
+    """An instruction without spaces, as the simulator and the mutants both may write it."""
+    return re.sub(r"[\s;]", "", instruction)
 
 
 def mutate(
@@ -168,12 +176,12 @@ def mutate(
     """Tries the mutants of every chosen kernel."""
     module, sources = simulator.module, Sources(arch)
     report.console.print(f"{len(items)} tests; finding out which kernels each of them runs")
-    tests = observe(items, module, ROOT / "build" / "mutate" / f"{digest()}-{arch}.json")
-    if len(tests) < len(items):
+    seen = observe(items, module, arch, ROOT / "build" / "mutate" / f"{digest()}-{arch}.json")
+    if len(seen.tests) < len(items):
         report.console.print(
-            f"{len(items) - len(tests)} tests fail without mutants and are left out"
+            f"{len(items) - len(seen.tests)} tests fail without mutants and are left out"
         )
-    killers = Killers(tests)
+    killers = Killers(seen.tests)
     for kernel, name in chosen_kernels(arch, arguments.kernels).items():
         text = module.kernel_ptx(arch, kernel)
         limit = None if arguments.all else arguments.limit
@@ -182,13 +190,16 @@ def mutate(
             module.settings().instruction_budget = arguments.budget
             module.replace_kernel(arch, kernel, mutant.applied_to(text))
 
+        registers = Registers(text)
+        covered = {condensed(instruction) for instruction in seen.covered[kernel]}
         mutants = mutants_of(text, seed=name, limit=limit)
         for mutant, killed_by in outcomes(kernel, mutants, replace, killers, PROCESSES):
             report.tried[name] += 1
             if killed_by is None:
                 source = sources.line(kernel, mutant.before.locations)
-                why = why_equivalent(name, mutant, source)
-                report.add(Survivor(name, mutant, source, why))
+                reached = condensed(str(mutant.before)) in covered
+                why = why_equivalent(Context(name, mutant, source, registers, reached))
+                report.add(Survivor(name, mutant, source, reached, why))
         report.console.print(report.line(name), markup=False)
 
 

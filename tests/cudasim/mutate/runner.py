@@ -96,21 +96,34 @@ def with_tests(
 # ---- which test runs which kernel ----------------------------------------------------------------
 
 
-def observe(items: list[pytest.Item], module: Any, cache: Path) -> list[Test]:
-    """Runs every test once, or reads what an earlier run of the same tests has seen.
+@dataclasses.dataclass
+class Observed:
+    """What the tests do without mutants."""
 
-    A test that fails without mutants says nothing about them, and is left out.
-    """
-    known = json.loads(cache.read_text()) if cache.exists() else {}
-    if known.keys() != {item.nodeid for item in items}:
-        known = {item.nodeid: observed(item, module) for item in items}
+    tests: list[Test]  # less those that fail: these say nothing about mutants
+    covered: dict[str, list[str]]  # the instructions of each kernel that run
+
+
+def observe(items: list[pytest.Item], module: Any, arch: int, cache: Path) -> Observed:
+    """Runs every test once, or reads what an earlier run of the same tests has seen."""
+    known = json.loads(cache.read_text()) if cache.exists() else {"tests": {}}
+    if known["tests"].keys() != {item.nodeid for item in items}:
+        module.settings().cover = True
+        tests = {item.nodeid: observed(item, module) for item in items}
+        module.settings().cover = False
+        known = {
+            "tests": tests,
+            "covered": {kernel: module.covered(arch, kernel) for kernel in module.kernels(arch)},
+        }
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(known))
-    return [
-        Test(item, frozenset(known[item.nodeid]["kernels"]), known[item.nodeid]["seconds"])
+    seen = known["tests"]
+    tests = [
+        Test(item, frozenset(seen[item.nodeid]["kernels"]), seen[item.nodeid]["seconds"])
         for item in items
-        if known[item.nodeid]["passes"]
+        if seen[item.nodeid]["passes"]
     ]
+    return Observed(tests, known["covered"])
 
 
 def observed(item: pytest.Item, module: Any) -> dict[str, Any]:

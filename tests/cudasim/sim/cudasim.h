@@ -18,6 +18,7 @@ struct Settings {
   uint64_t seed = 0;  // order of blocks and of warps
   bool check = true;  // races and initialisation; addresses are always checked
   bool trace = true;  // per-instruction access statistics
+  bool cover = false;  // note which instructions run, for covered()
 
   // Warp instructions after which a launch is stopped: "no progress".
   uint64_t instruction_budget = 500'000'000;
@@ -68,6 +69,8 @@ std::string kernel_ptx(
 void replace_kernel(int arch, const std::string& name,
                     const std::string& entry_text);  // throws if it does not parse
 void restore_kernels();
+// Those instructions of a kernel that any launch with settings().cover has run, as PTX text.
+std::vector<std::string> covered(int arch, const std::string& name);
 
 // Adds a PTX module given as text, as if a fat binary of that architecture had contained it. The
 // second starts one of its kernels, given the mangled name and one pointer per parameter; returns

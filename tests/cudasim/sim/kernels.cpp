@@ -20,6 +20,7 @@ struct Kernel {
   std::unique_ptr<Program> program;
   std::unique_ptr<Program> original;  // while it is replaced
   std::string replaced_text;
+  std::set<std::string> covered;  // instructions
 };
 
 using KernelKey = std::pair<int, std::string>;  // architecture, mangled name
@@ -113,6 +114,19 @@ const Program* find_kernel(const std::string& name) {
   return kernel.program.get();
 }
 
+void note_covered(const std::string& name, const Grid& run) {
+  std::set<std::string>& texts = kernel_at(settings().arch, name).covered;
+  for (size_t i = 0; i < run.executed.size(); ++i) {
+    const Program& program = run.program();
+    if (run.executed[i]) texts.insert(program.sources[program.code[i].source].text);
+  }
+}
+
+std::vector<std::string> covered(int arch, const std::string& name) {
+  const std::set<std::string>& texts = kernel_at(arch, name).covered;
+  return {texts.begin(), texts.end()};
+}
+
 int launch(const std::string& name, const unsigned (&grid)[3], const unsigned (&block)[3],
            void** arguments, size_t dynamic_shared_bytes) {
   const Program* program = nullptr;
@@ -124,7 +138,9 @@ int launch(const std::string& name, const unsigned (&grid)[3], const unsigned (&
   }
   if (program == nullptr) return kErrorInvalidFunction;
   Grid run(*program, grid, block, arguments, dynamic_shared_bytes);
+  if (settings().cover) run.executed.resize(program->code.size());
   const int error = run.run();
+  note_covered(name, run);
   Launch& record = launches().emplace_back();
   record.kernel = name;
   std::copy(std::begin(grid), std::end(grid), std::begin(record.grid));

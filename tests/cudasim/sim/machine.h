@@ -178,6 +178,7 @@ class Grid {
   std::unordered_map<uint32_t, Synchronisation> synchronisations;  // by the block's serial number
   SiteTable sites;
   uint64_t warp_instructions = 0, lane_instructions = 0;
+  std::vector<bool> executed;  // by instruction; empty without settings().cover
 
  private:
   bool valid_configuration();

@@ -182,6 +182,7 @@ uint64_t Scheduler::run_lanes(Warp& warp, uint32_t lanes, int stop, uint64_t qua
     const uint32_t active = lanes & warp.guard(instruction);
     ++used;
     ++grid_.warp_instructions;
+    if (!grid_.executed.empty()) grid_.executed[static_cast<size_t>(pc)] = true;
     grid_.lane_instructions += static_cast<unsigned>(std::popcount(active));
     switch (instruction.flow) {
       case Flow::kNext:

@@ -142,6 +142,7 @@ PYBIND11_MODULE(_cudasim, m) {
       .def_readonly("seed", &cudasim::Settings::seed)
       .def_readwrite("check", &cudasim::Settings::check)
       .def_readwrite("trace", &cudasim::Settings::trace)
+      .def_readwrite("cover", &cudasim::Settings::cover)
       .def_readwrite("instruction_budget", &cudasim::Settings::instruction_budget)
       .def_readwrite("max_reports", &cudasim::Settings::max_reports);
   m.def("settings", &cudasim::settings, py::return_value_policy::reference);
@@ -154,6 +155,7 @@ PYBIND11_MODULE(_cudasim, m) {
 
   m.def("kernels", &cudasim::kernels, py::arg("arch"), "Mangled names.");
   m.def("demangled", &myemb::simulated::demangled);
+  m.def("covered", &cudasim::covered, py::arg("arch"), py::arg("name"));
   m.def("kernel_ptx", &cudasim::kernel_ptx, py::arg("arch"), py::arg("name"));
   m.def("replace_kernel", &cudasim::replace_kernel, py::arg("arch"), py::arg("name"),
         py::arg("entry_text"));
