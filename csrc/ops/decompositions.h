@@ -1,8 +1,8 @@
 #pragma once
 
-// Both ops written in differentiable ATen operations, for where a C++ autograd::Function is
-// refused: functorch transforms (torch.func) and forward-mode AD. They give the same values and
-// derivatives; sparse gradients become dense there.
+// Both ops written in differentiable ATen operations, for where the nodes of node.h do not reach:
+// functorch transforms (torch.func) and forward-mode AD. They give the same values and derivatives;
+// sparse gradients become dense there.
 
 #include <ops/checks.h>
 

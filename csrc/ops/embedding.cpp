@@ -3,23 +3,18 @@
 #include <myemb/ops.h>
 #include <ops/checks.h>
 #include <ops/decompositions.h>
-#include <ops/saved.h>
+#include <ops/node.h>
 #include <ops/sparse_rows.h>
 #include <ops/typed_op.h>
 #include <ops/types.h>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/_sparse_coo_tensor_unsafe.h>
 #include <ATen/ops/ones.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 namespace myemb {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 at::Tensor embedding_meta(const at::Tensor& weight, const at::Tensor& indices,
                           c10::SymInt /*padding_idx*/, bool /*scale_grad_by_freq*/,
@@ -51,94 +46,94 @@ at::Tensor sparse_gradient(const at::Tensor& grad_output, const at::Tensor& indi
   return sparse_rows(lookups, values, num_weights, padding_idx);
 }
 
-class EmbeddingFunction : public torch::autograd::Function<EmbeddingFunction> {
- public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& weight,
-                            const at::Tensor& indices, const c10::SymInt& padding_idx,
-                            bool scale_grad_by_freq, bool sparse) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    const at::Tensor out =
-        myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse);
-    ctx->save_for_backward({indices});
-    ctx->set_materialize_grads(false);
-    ctx->saved_data["num_weights"] = weight.sym_size(0);
-    ctx->saved_data["padding_idx"] = padding_idx;
-    ctx->saved_data["scale_grad_by_freq"] = scale_grad_by_freq;
-    ctx->saved_data["sparse"] = sparse;
-    return out;
-  }
+const auto& embedding_op() {
+  static const auto op = typed_op<decltype(embedding)>("myemb::embedding");
+  return op;
+}
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return variable_list(5);
-    const at::Tensor indices = ctx->get_saved_variables()[0];
-    const c10::SymInt num_weights = ctx->saved_data["num_weights"].toSymInt();
-    const c10::SymInt padding_idx = ctx->saved_data["padding_idx"].toSymInt();
-    const bool scale_grad_by_freq = ctx->saved_data["scale_grad_by_freq"].toBool();
-    const bool sparse = ctx->saved_data["sparse"].toBool();
-    const at::Tensor grad_weight =
-        sparse ? sparse_gradient(grads[0], indices, num_weights, padding_idx, scale_grad_by_freq)
-               : myemb::embedding_dense_backward(grads[0], indices, num_weights, padding_idx,
-                                                 scale_grad_by_freq);
-    return {grad_weight, {}, {}, {}, {}};
+const auto& embedding_dense_backward_op() {
+  static const auto op =
+      typed_op<decltype(embedding_dense_backward)>("myemb::embedding_dense_backward");
+  return op;
+}
+
+struct EmbeddingCall {
+  static constexpr auto kName = "EmbeddingBackward";
+  static constexpr size_t kInputs = 1;
+
+  at::Tensor indices;
+  c10::SymInt num_weights;
+  c10::SymInt padding_idx;
+  bool scale_grad_by_freq;
+  bool sparse;
+
+  auto tensors() { return std::tie(indices); }
+  auto options() { return std::tie(num_weights, padding_idx, scale_grad_by_freq, sparse); }
+
+  std::array<at::Tensor, kInputs> gradients(const at::Tensor& grad,
+                                            const WantedGradients<kInputs>& /*wanted*/) const {
+    if (sparse) {
+      return {sparse_gradient(grad, indices, num_weights, padding_idx, scale_grad_by_freq)};
+    }
+    return {myemb::embedding_dense_backward(grad, indices, num_weights, padding_idx,
+                                            scale_grad_by_freq)};
   }
 };
 
-at::Tensor embedding_autograd(const at::Tensor& weight, const at::Tensor& indices,
-                              c10::SymInt padding_idx, bool scale_grad_by_freq, bool sparse) {
+at::Tensor embedding_autograd(c10::DispatchKeySet keys, const at::Tensor& weight,
+                              const at::Tensor& indices, c10::SymInt padding_idx,
+                              bool scale_grad_by_freq, bool sparse) {
   if (needs_decomposition({&weight})) {
     check_embedding(weight, indices);
     return decompose_embedding(weight, indices, padding_idx, scale_grad_by_freq);
   }
-  if (!wants_gradient(weight)) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    return myemb::embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse);
-  }
+  const bool with_grad = wants_gradient(weight);
   TORCH_CHECK_NOT_IMPLEMENTED(
-      !weight.is_complex(),
+      !with_grad || !weight.is_complex(),
       "embedding does not support automatic differentiation for outputs with complex dtype.");
-  return EmbeddingFunction::apply(weight, indices, padding_idx, scale_grad_by_freq, sparse);
+  at::Tensor out = below_autograd(embedding_op(), keys, weight, indices, padding_idx,
+                                  scale_grad_by_freq, sparse);
+  if (!with_grad) return out;
+  return with_gradient(std::move(out),
+                       EmbeddingCall{indices, weight.sym_size(0), std::move(padding_idx),
+                                     scale_grad_by_freq, sparse},
+                       weight);
 }
 
 // The gradient is linear in grad_output: lookup i adds grad_output[i] / count to its row. Its own
 // gradient is therefore the lookup, weighted in the same way and zero at padding: an embedding_bag
 // of bags of one.
-class EmbeddingDenseBackwardFunction
-    : public torch::autograd::Function<EmbeddingDenseBackwardFunction> {
- public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& grad_output,
-                            const at::Tensor& indices, const c10::SymInt& num_weights,
-                            const c10::SymInt& padding_idx, bool scale_grad_by_freq) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    ctx->save_for_backward({indices});
-    ctx->set_materialize_grads(false);
-    ctx->saved_data["num_weights"] = num_weights;
-    ctx->saved_data["padding_idx"] = padding_idx;
-    ctx->saved_data["scale_grad_by_freq"] = scale_grad_by_freq;
-    return myemb::embedding_dense_backward(grad_output, indices, num_weights, padding_idx,
-                                           scale_grad_by_freq);
-  }
+struct EmbeddingDenseBackwardCall {
+  static constexpr auto kName = "EmbeddingDenseBackwardBackward";
+  static constexpr size_t kInputs = 1;
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return variable_list(5);
-    const at::Tensor indices = ctx->get_saved_variables()[0];
-    const c10::SymInt padding_idx = ctx->saved_data["padding_idx"].toSymInt();
+  at::Tensor indices;
+  c10::SymInt num_weights;
+  c10::SymInt padding_idx;
+  bool scale_grad_by_freq;
+
+  auto tensors() { return std::tie(indices); }
+  auto options() { return std::tie(num_weights, padding_idx, scale_grad_by_freq); }
+
+  std::array<at::Tensor, kInputs> gradients(const at::Tensor& grad,
+                                            const WantedGradients<kInputs>& /*wanted*/) const {
     const at::Tensor lookups = indices.reshape({-1, 1});
     OptionalTensor scale;
-    if (ctx->saved_data["scale_grad_by_freq"].toBool()) {
-      scale = inverse_frequency(lookups.squeeze(1), ctx->saved_data["num_weights"].toSymInt(),
-                                grads[0].scalar_type());
+    if (scale_grad_by_freq) {
+      scale = inverse_frequency(lookups.squeeze(1), num_weights, grad.scalar_type());
     }
     const bool padded = padding_idx.sym_ge(0).guard_bool(__FILE__, __LINE__);
     const at::Tensor rows =
-        myemb::embedding_bag(grads[0], lookups, std::nullopt, false, 0, false, scale, false,
+        myemb::embedding_bag(grad, lookups, std::nullopt, false, 0, false, scale, false,
                              padded ? std::optional(padding_idx) : std::nullopt);
     c10::SymDimVector shape(indices.sym_sizes().begin(), indices.sym_sizes().end());
-    shape.push_back(grads[0].sym_size(1));
-    return {rows.reshape_symint(shape), {}, {}, {}, {}};
+    shape.push_back(grad.sym_size(1));
+    return {rows.reshape_symint(shape)};
   }
 };
 
-at::Tensor embedding_dense_backward_autograd(const at::Tensor& grad_output,
+at::Tensor embedding_dense_backward_autograd(c10::DispatchKeySet keys,
+                                             const at::Tensor& grad_output,
                                              const at::Tensor& indices, c10::SymInt num_weights,
                                              c10::SymInt padding_idx, bool scale_grad_by_freq) {
   if (needs_decomposition({&grad_output})) {
@@ -146,13 +141,14 @@ at::Tensor embedding_dense_backward_autograd(const at::Tensor& grad_output,
     return decompose_embedding_dense_backward(grad_output, indices, num_weights, padding_idx,
                                               scale_grad_by_freq);
   }
-  if (!wants_gradient(grad_output)) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    return myemb::embedding_dense_backward(grad_output, indices, num_weights, padding_idx,
-                                           scale_grad_by_freq);
-  }
-  return EmbeddingDenseBackwardFunction::apply(grad_output, indices, num_weights, padding_idx,
-                                               scale_grad_by_freq);
+  const bool with_grad = wants_gradient(grad_output);
+  at::Tensor out = below_autograd(embedding_dense_backward_op(), keys, grad_output, indices,
+                                  num_weights, padding_idx, scale_grad_by_freq);
+  if (!with_grad) return out;
+  return with_gradient(std::move(out),
+                       EmbeddingDenseBackwardCall{indices, std::move(num_weights),
+                                                  std::move(padding_idx), scale_grad_by_freq},
+                       grad_output);
 }
 
 }  // namespace
@@ -181,17 +177,14 @@ at::Tensor sparse_rows(const at::Tensor& lookups, const at::Tensor& values,
 
 at::Tensor embedding(const at::Tensor& weight, const at::Tensor& indices, c10::SymInt padding_idx,
                      bool scale_grad_by_freq, bool sparse) {
-  static const auto op = typed_op<decltype(embedding)>("myemb::embedding");
-  return op.call(weight, indices, std::move(padding_idx), scale_grad_by_freq, sparse);
+  return embedding_op().call(weight, indices, std::move(padding_idx), scale_grad_by_freq, sparse);
 }
 
 at::Tensor embedding_dense_backward(const at::Tensor& grad_output, const at::Tensor& indices,
                                     c10::SymInt num_weights, c10::SymInt padding_idx,
                                     bool scale_grad_by_freq) {
-  static const auto op =
-      typed_op<decltype(embedding_dense_backward)>("myemb::embedding_dense_backward");
-  return op.call(grad_output, indices, std::move(num_weights), std::move(padding_idx),
-                 scale_grad_by_freq);
+  return embedding_dense_backward_op().call(grad_output, indices, std::move(num_weights),
+                                            std::move(padding_idx), scale_grad_by_freq);
 }
 
 TORCH_LIBRARY_IMPL(myemb, Meta, m) {

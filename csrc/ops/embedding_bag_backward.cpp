@@ -14,21 +14,16 @@
 #include <myemb/ops.h>
 #include <ops/checks.h>
 #include <ops/decompositions.h>
-#include <ops/saved.h>
+#include <ops/node.h>
 #include <ops/sparse_rows.h>
 #include <ops/typed_op.h>
 #include <ops/types.h>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 namespace myemb {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 at::Tensor dense_backward_meta(const at::Tensor& grad_output, const at::Tensor& indices,
                                const OptionalTensor& offsets, const OptionalTensor& positions,
@@ -74,21 +69,6 @@ struct SavedBags {
   bool include_last_offset;
   OptionalSymInt padding_idx;
 
-  void save(AutogradContext* ctx) const {
-    ctx->saved_data["mode"] = mode;
-    ctx->saved_data["include_last_offset"] = include_last_offset;
-    ctx->saved_data["padding_idx"] = saved(padding_idx);
-  }
-
-  static SavedBags load(AutogradContext* ctx, const variable_list& tensors) {
-    return {tensors[0],
-            if_defined(tensors[1]),
-            if_defined(tensors[2]),
-            ctx->saved_data["mode"].toInt(),
-            ctx->saved_data["include_last_offset"].toBool(),
-            loaded(ctx->saved_data["padding_idx"])};
-  }
-
   // S: the forward pass over another table or with other weights.
   at::Tensor forward(const at::Tensor& table, const OptionalTensor& weights) const {
     if (positions) return gather_positions(table, indices, *positions, weights);
@@ -111,77 +91,88 @@ struct SavedBags {
   }
 };
 
-class DenseBackwardFunction : public torch::autograd::Function<DenseBackwardFunction> {
- public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& grad_output,
-                            const OptionalTensor& per_sample_weights, const SavedBags& bags,
-                            const c10::SymInt& num_weights, bool scale_grad_by_freq) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    bags.save(ctx);
-    const bool save_grad = per_sample_weights && per_sample_weights->requires_grad();
-    ctx->save_for_backward({bags.indices, saved(bags.offsets), saved(bags.positions),
-                            save_grad ? grad_output : at::Tensor(), saved(per_sample_weights)});
-    ctx->set_materialize_grads(false);
-    ctx->saved_data["num_weights"] = num_weights;
-    ctx->saved_data["scale_grad_by_freq"] = scale_grad_by_freq;
-    return myemb::embedding_bag_dense_backward(
-        grad_output, bags.indices, bags.offsets, bags.positions, num_weights, scale_grad_by_freq,
-        bags.mode, per_sample_weights, bags.include_last_offset, bags.padding_idx);
+const auto& dense_backward_op() {
+  static const auto op =
+      typed_op<decltype(embedding_bag_dense_backward)>("myemb::embedding_bag_dense_backward");
+  return op;
+}
+
+const auto& sparse_backward_op() {
+  static const auto op =
+      typed_op<decltype(embedding_bag_sparse_backward)>("myemb::embedding_bag_sparse_backward");
+  return op;
+}
+
+const auto& per_sample_weights_backward_op() {
+  static const auto op = typed_op<decltype(embedding_bag_per_sample_weights_backward)>(
+      "myemb::embedding_bag_per_sample_weights_backward");
+  return op;
+}
+
+struct DenseBackwardCall {
+  static constexpr auto kName = "EmbeddingBagDenseBackwardBackward";
+  static constexpr size_t kInputs = 2;  // grad_output, per_sample_weights
+
+  SavedBags bags;
+  // Undefined unless per_sample_weights want a gradient: what is saved must not change in place.
+  at::Tensor grad_output;
+  OptionalTensor per_sample_weights;
+  c10::SymInt num_weights;
+  bool scale_grad_by_freq;
+
+  auto tensors() {
+    return std::tie(bags.indices, bags.offsets, bags.positions, grad_output, per_sample_weights);
+  }
+  auto options() {
+    return std::tie(bags.mode, bags.include_last_offset, bags.padding_idx, num_weights,
+                    scale_grad_by_freq);
   }
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return variable_list(5);
-    const variable_list tensors = ctx->get_saved_variables();
-    const SavedBags bags = SavedBags::load(ctx, tensors);
-    const at::Tensor &grad_output = tensors[3], &table = grads[0];
-    OptionalTensor weights = if_defined(tensors[4]), frequency;
-    if (ctx->saved_data["scale_grad_by_freq"].toBool()) {
-      frequency = inverse_frequency(bags.indices.reshape({-1}),
-                                    ctx->saved_data["num_weights"].toSymInt(), table.scalar_type())
+  std::array<at::Tensor, kInputs> gradients(const at::Tensor& table,
+                                            const WantedGradients<kInputs>& wanted) const {
+    OptionalTensor weights = per_sample_weights, frequency;
+    if (scale_grad_by_freq) {
+      frequency = inverse_frequency(bags.indices.reshape({-1}), num_weights, table.scalar_type())
                       .reshape_symint(bags.indices.sym_sizes());
     }
-    at::Tensor grad_grad, grad_weights;
-    if (weights && grad_output.defined() && ctx->needs_input_grad(1)) {
-      grad_weights = bags.weights(grad_output, table);
+    std::array<at::Tensor, kInputs> found;
+    if (wanted[1]) {
+      at::Tensor grad_weights = bags.weights(grad_output, table);
       if (frequency) grad_weights = grad_weights * *frequency;
-      grad_weights = grad_weights.to(weights->scalar_type());
+      found[1] = grad_weights.to(weights->scalar_type());
     }
     if (frequency) weights = weights ? *weights * *frequency : *frequency;
-    if (ctx->needs_input_grad(0)) grad_grad = bags.forward(table, weights);
-    return {grad_grad, grad_weights, {}, {}, {}};
+    if (wanted[0]) found[0] = bags.forward(table, weights);
+    return found;
   }
 };
 
-class PerSampleWeightsBackwardFunction
-    : public torch::autograd::Function<PerSampleWeightsBackwardFunction> {
- public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& grad_output,
-                            const at::Tensor& weight, const SavedBags& bags) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    bags.save(ctx);
-    ctx->save_for_backward(
-        {bags.indices, saved(bags.offsets), saved(bags.positions), grad_output, weight});
-    ctx->set_materialize_grads(false);
-    return bags.weights(grad_output, weight);
-  }
+struct PerSampleWeightsBackwardCall {
+  static constexpr auto kName = "EmbeddingBagPerSampleWeightsBackwardBackward";
+  static constexpr size_t kInputs = 2;  // grad_output, weight
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return variable_list(3);
-    const variable_list tensors = ctx->get_saved_variables();
-    const SavedBags bags = SavedBags::load(ctx, tensors);
-    const at::Tensor &grad_output = tensors[3], &weight = tensors[4];
-    at::Tensor grad_grad, grad_weight;
-    if (ctx->needs_input_grad(0)) grad_grad = bags.forward(weight, grads[0]);
-    if (ctx->needs_input_grad(1)) {
-      grad_weight = bags.dense(grad_output, weight.sym_size(0), grads[0]);
-    }
-    return {grad_grad, grad_weight, {}};
+  SavedBags bags;
+  at::Tensor grad_output;
+  at::Tensor weight;
+
+  auto tensors() {
+    return std::tie(bags.indices, bags.offsets, bags.positions, grad_output, weight);
+  }
+  auto options() { return std::tie(bags.mode, bags.include_last_offset, bags.padding_idx); }
+
+  std::array<at::Tensor, kInputs> gradients(const at::Tensor& grad,
+                                            const WantedGradients<kInputs>& wanted) const {
+    std::array<at::Tensor, kInputs> found;
+    if (wanted[0]) found[0] = bags.forward(weight, grad);
+    if (wanted[1]) found[1] = bags.dense(grad_output, weight.sym_size(0), grad);
+    return found;
   }
 };
 
-at::Tensor dense_backward_autograd(const at::Tensor& grad_output, const at::Tensor& indices,
-                                   const OptionalTensor& offsets, const OptionalTensor& positions,
-                                   c10::SymInt num_weights, bool scale_grad_by_freq, int64_t mode,
+at::Tensor dense_backward_autograd(c10::DispatchKeySet keys, const at::Tensor& grad_output,
+                                   const at::Tensor& indices, const OptionalTensor& offsets,
+                                   const OptionalTensor& positions, c10::SymInt num_weights,
+                                   bool scale_grad_by_freq, int64_t mode,
                                    const OptionalTensor& per_sample_weights,
                                    bool include_last_offset, OptionalSymInt padding_idx) {
   if (needs_decomposition({&grad_output, pointer(per_sample_weights)})) {
@@ -191,23 +182,26 @@ at::Tensor dense_backward_autograd(const at::Tensor& grad_output, const at::Tens
                                         scale_grad_by_freq, mode,
                                         wrap_padding_idx(padding_idx, num_weights));
   }
-  if (wants_gradient(grad_output) || wants_gradient(per_sample_weights)) {
-    const SavedBags bags{indices, offsets, positions, mode, include_last_offset, padding_idx};
-    return DenseBackwardFunction::apply(grad_output, per_sample_weights, bags, num_weights,
-                                        scale_grad_by_freq);
-  }
-  const at::AutoDispatchBelowADInplaceOrView below;
-  return myemb::embedding_bag_dense_backward(grad_output, indices, offsets, positions, num_weights,
-                                             scale_grad_by_freq, mode, per_sample_weights,
-                                             include_last_offset, padding_idx);
+  const bool weights_want_gradient = wants_gradient(per_sample_weights);
+  const bool with_grad = wants_gradient(grad_output) || weights_want_gradient;
+  at::Tensor out = below_autograd(dense_backward_op(), keys, grad_output, indices, offsets,
+                                  positions, num_weights, scale_grad_by_freq, mode,
+                                  per_sample_weights, include_last_offset, padding_idx);
+  if (!with_grad) return out;
+  return with_gradient(std::move(out),
+                       DenseBackwardCall{{indices, offsets, positions, mode, include_last_offset,
+                                          std::move(padding_idx)},
+                                         weights_want_gradient ? grad_output : at::Tensor(),
+                                         per_sample_weights,
+                                         std::move(num_weights),
+                                         scale_grad_by_freq},
+                       grad_output, per_sample_weights);
 }
 
-at::Tensor per_sample_weights_backward_autograd(const at::Tensor& grad_output,
-                                                const at::Tensor& weight, const at::Tensor& indices,
-                                                const OptionalTensor& offsets,
-                                                const OptionalTensor& positions, int64_t mode,
-                                                bool include_last_offset,
-                                                OptionalSymInt padding_idx) {
+at::Tensor per_sample_weights_backward_autograd(
+    c10::DispatchKeySet keys, const at::Tensor& grad_output, const at::Tensor& weight,
+    const at::Tensor& indices, const OptionalTensor& offsets, const OptionalTensor& positions,
+    int64_t mode, bool include_last_offset, OptionalSymInt padding_idx) {
   if (needs_decomposition({&grad_output, &weight})) {
     const OptionalTensor none;
     const BagArguments arguments{indices, offsets, none, include_last_offset};
@@ -216,19 +210,24 @@ at::Tensor per_sample_weights_backward_autograd(const at::Tensor& grad_output,
     return decompose_per_sample_weights_backward(grad_output, weight, arguments, positions, mode,
                                                  wrap_padding_idx(padding_idx, weight.sym_size(0)));
   }
-  const SavedBags bags{indices, offsets, positions, mode, include_last_offset, padding_idx};
-  if (wants_gradient(grad_output) || wants_gradient(weight)) {
-    return PerSampleWeightsBackwardFunction::apply(grad_output, weight, bags);
-  }
-  const at::AutoDispatchBelowADInplaceOrView below;
-  return bags.weights(grad_output, weight);
+  const bool with_grad = wants_gradient(grad_output) || wants_gradient(weight);
+  at::Tensor out =
+      below_autograd(per_sample_weights_backward_op(), keys, grad_output, weight, indices, offsets,
+                     positions, mode, include_last_offset, padding_idx);
+  if (!with_grad) return out;
+  return with_gradient(std::move(out),
+                       PerSampleWeightsBackwardCall{{indices, offsets, positions, mode,
+                                                     include_last_offset, std::move(padding_idx)},
+                                                    grad_output,
+                                                    weight},
+                       grad_output, weight);
 }
 
 // The values are weights times rows of grad_output, which ATen differentiates as often as one
 // likes; the kernel serves where nobody will.
-at::Tensor sparse_backward_autograd(const at::Tensor& grad_output, const at::Tensor& indices,
-                                    const OptionalTensor& offsets, c10::SymInt num_weights,
-                                    bool scale_grad_by_freq, int64_t mode,
+at::Tensor sparse_backward_autograd(c10::DispatchKeySet keys, const at::Tensor& grad_output,
+                                    const at::Tensor& indices, const OptionalTensor& offsets,
+                                    c10::SymInt num_weights, bool scale_grad_by_freq, int64_t mode,
                                     const OptionalTensor& per_sample_weights,
                                     bool include_last_offset, OptionalSymInt padding_idx) {
   if (wants_gradient(grad_output) || wants_gradient(per_sample_weights) ||
@@ -238,10 +237,9 @@ at::Tensor sparse_backward_autograd(const at::Tensor& grad_output, const at::Ten
     return decompose_sparse_values(grad_output, bags, num_weights, scale_grad_by_freq, mode,
                                    wrap_padding_idx(padding_idx, num_weights));
   }
-  const at::AutoDispatchBelowADInplaceOrView below;
-  return myemb::embedding_bag_sparse_backward(grad_output, indices, offsets, num_weights,
-                                              scale_grad_by_freq, mode, per_sample_weights,
-                                              include_last_offset, padding_idx);
+  return below_autograd(sparse_backward_op(), keys, grad_output, indices, offsets, num_weights,
+                        scale_grad_by_freq, mode, per_sample_weights, include_last_offset,
+                        padding_idx);
 }
 
 }  // namespace
@@ -252,11 +250,9 @@ at::Tensor embedding_bag_dense_backward(const at::Tensor& grad_output, const at:
                                         bool scale_grad_by_freq, int64_t mode,
                                         const OptionalTensor& per_sample_weights,
                                         bool include_last_offset, OptionalSymInt padding_idx) {
-  static const auto op =
-      typed_op<decltype(embedding_bag_dense_backward)>("myemb::embedding_bag_dense_backward");
-  return op.call(grad_output, indices, offsets, positions, std::move(num_weights),
-                 scale_grad_by_freq, mode, per_sample_weights, include_last_offset,
-                 std::move(padding_idx));
+  return dense_backward_op().call(grad_output, indices, offsets, positions, std::move(num_weights),
+                                  scale_grad_by_freq, mode, per_sample_weights, include_last_offset,
+                                  std::move(padding_idx));
 }
 
 at::Tensor embedding_bag_sparse_backward(const at::Tensor& grad_output, const at::Tensor& indices,
@@ -264,20 +260,17 @@ at::Tensor embedding_bag_sparse_backward(const at::Tensor& grad_output, const at
                                          bool scale_grad_by_freq, int64_t mode,
                                          const OptionalTensor& per_sample_weights,
                                          bool include_last_offset, OptionalSymInt padding_idx) {
-  static const auto op =
-      typed_op<decltype(embedding_bag_sparse_backward)>("myemb::embedding_bag_sparse_backward");
-  return op.call(grad_output, indices, offsets, std::move(num_weights), scale_grad_by_freq, mode,
-                 per_sample_weights, include_last_offset, std::move(padding_idx));
+  return sparse_backward_op().call(grad_output, indices, offsets, std::move(num_weights),
+                                   scale_grad_by_freq, mode, per_sample_weights,
+                                   include_last_offset, std::move(padding_idx));
 }
 
 at::Tensor embedding_bag_per_sample_weights_backward(
     const at::Tensor& grad_output, const at::Tensor& weight, const at::Tensor& indices,
     const OptionalTensor& offsets, const OptionalTensor& positions, int64_t mode,
     bool include_last_offset, OptionalSymInt padding_idx) {
-  static const auto op = typed_op<decltype(embedding_bag_per_sample_weights_backward)>(
-      "myemb::embedding_bag_per_sample_weights_backward");
-  return op.call(grad_output, weight, indices, offsets, positions, mode, include_last_offset,
-                 std::move(padding_idx));
+  return per_sample_weights_backward_op().call(grad_output, weight, indices, offsets, positions,
+                                               mode, include_last_offset, std::move(padding_idx));
 }
 
 TORCH_LIBRARY_IMPL(myemb, Meta, m) {

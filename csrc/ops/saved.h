@@ -1,10 +1,10 @@
 #pragma once
 
-// What the autograd nodes of this library save, and how optional arguments travel through them.
+// What the autograd kernels ask of their arguments, and optional ones among them.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/core/ivalue.h>
+#include <c10/core/SymInt.h>
 #include <ops/checks.h>
 
 #include <optional>
@@ -13,18 +13,8 @@ namespace myemb {
 
 using OptionalSymInt = std::optional<c10::SymInt>;
 
-inline at::Tensor saved(const OptionalTensor& tensor) { return tensor.value_or(at::Tensor()); }
-
 inline OptionalTensor if_defined(const at::Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
-
-inline c10::IValue saved(const OptionalSymInt& index) {
-  return index ? c10::IValue(*index) : c10::IValue();
-}
-
-inline OptionalSymInt loaded(const c10::IValue& index) {
-  return index.isNone() ? std::nullopt : OptionalSymInt(index.toSymInt());
 }
 
 // The tensor, or null: a view of an optional argument without a copy.

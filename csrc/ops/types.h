@@ -18,10 +18,14 @@ inline at::ScalarType accumulator_type(at::ScalarType type) {
   return type == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+// Asks for the type first: `to` goes through the dispatcher even where it has nothing to do.
+inline at::Tensor contiguous_as(at::ScalarType type, const at::Tensor& tensor) {
+  return (tensor.scalar_type() == type ? tensor : tensor.to(type)).contiguous();
+}
+
 // Lookups as kernels take them, contiguous int32 or int64; other integers become int64.
 inline at::Tensor kernel_indices(const at::Tensor& indices) {
-  const bool supported = indices.scalar_type() == at::kInt || indices.scalar_type() == at::kLong;
-  return (supported ? indices : indices.to(at::kLong)).contiguous();
+  return contiguous_as(indices.scalar_type() == at::kInt ? at::kInt : at::kLong, indices);
 }
 
 }  // namespace myemb

@@ -41,7 +41,7 @@ BagViews::BagViews(const BagArguments& arguments, std::optional<int64_t> padding
               num_weights);
   indices = indices_of(indices_);
   if (arguments.offsets) {
-    offsets_ = arguments.offsets->to(at::kLong).contiguous();
+    offsets_ = contiguous_as(at::kLong, *arguments.offsets);
     const int64_t count = offsets_.numel();
     check_lookups_have_bags(count, indices.count);
     segments = {offsets_.const_data_ptr<int64_t>(), count, 0,
@@ -50,7 +50,7 @@ BagViews::BagViews(const BagArguments& arguments, std::optional<int64_t> padding
     segments = {nullptr, 0, arguments.indices.size(1), arguments.indices.size(0), indices.count};
   }
   if (arguments.per_sample_weights) {
-    weights = arguments.per_sample_weights->to(accumulator_type(values)).contiguous().view(-1);
+    weights = contiguous_as(accumulator_type(values), *arguments.per_sample_weights).view(-1);
   }
 }
 

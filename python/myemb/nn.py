@@ -28,9 +28,12 @@ class Embedding(torch.nn.Embedding):
         Raises:
             IndexError: An index is not in ``[0, num_embeddings)``.
         """
+        # nn.Module finds self.weight only when every other way has failed: half a microsecond. It
+        # is elsewhere when it is parametrized, sharded or replicated.
+        weight: Tensor | None = self._parameters.get("weight")
         return embedding(
             input,
-            self.weight,
+            self.weight if weight is None else weight,
             self.padding_idx,
             self.max_norm,
             self.norm_type,
@@ -63,9 +66,10 @@ class EmbeddingBag(torch.nn.EmbeddingBag):
             ValueError: A shape, ``offsets`` or the mode does not fit.
             RuntimeError: A dtype does not fit, or an index or offset is out of range.
         """
+        weight: Tensor | None = self._parameters.get("weight")  # as in Embedding
         return embedding_bag(
             input,
-            self.weight,
+            self.weight if weight is None else weight,
             offsets,
             self.max_norm,
             self.norm_type,

@@ -120,7 +120,7 @@ def test_wide_accesses(dtype: torch.dtype, width: int, gpu: Gpu) -> None:
     for mode in (0, 1, 2):
         compare(gpu, bags, weight, rows, starts, upstream, randn(97, dtype=dtype), mode, 3)
     compare(gpu, lookup, weight, rows, randn(97, width, dtype=dtype), 3)
-    for p in (1.0, 2.0):
+    for p in (0.0, 1.0, 2.0, 3.0, INF, -INF):
         compare(gpu, renormed, weight, rows, 1.0, p)
 
 
@@ -250,7 +250,7 @@ def calls_with(weight: Tensor, rows: Tensor) -> Iterator[tuple[str, Callable[[],
 
 @needs_cudasim
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
-@pytest.mark.parametrize("width", [1, 2, 4, 8])
+@pytest.mark.parametrize("width", [1, 2, 4, 32])
 @pytest.mark.parametrize("bad", [-1, 9, 2**31 - 1])
 def test_a_bad_index_is_refused_by_name(dtype: torch.dtype, width: int, bad: int) -> None:
     weight = randn(9, width, dtype=dtype)
@@ -264,19 +264,21 @@ def test_a_bad_index_is_refused_by_name(dtype: torch.dtype, width: int, bad: int
                 call()
 
 
-def test_more_batches_of_offsets_than_a_grid_has_rows(gpu: Gpu) -> None:
-    offsets = torch.zeros(65_540, 2, dtype=torch.int64)
-    compare(gpu, lambda each: [ops.checked_offsets(each, 1)], offsets)
+@pytest.mark.parametrize("last", [False, True])
+def test_more_batches_of_offsets_than_a_grid_has_rows(last: bool, gpu: Gpu) -> None:
+    offsets = torch.tensor([0, 1]).expand(65_540, 2)
+    compare(gpu, lambda each: [ops.checked_offsets(each, 1, last)], offsets)
 
 
 @needs_cudasim
-@pytest.mark.parametrize("batch", [0, 65_534, 65_535, 65_539])
-def test_a_bad_batch_of_offsets_is_refused_wherever_it_is(batch: int) -> None:
-    for bad in ([1, 1], [0, 2], [0, -1]):
-        offsets = torch.zeros(65_540, 2, dtype=torch.int64)
+@pytest.mark.parametrize("batch", [0, 65_535, 65_539])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_bad_batch_of_offsets_is_refused_wherever_it_is(batch: int, last: bool) -> None:
+    for bad in ([1, 1], [0, 2], [0, 0] if last else [0, -1]):
+        offsets = torch.tensor([0, 1]).repeat(65_540, 1)
         offsets[batch] = torch.tensor(bad)
         with simulator.simulation(simulator.ARCHITECTURES[0]), pytest.raises(RuntimeError):
-            ops.checked_offsets(offsets, 1)
+            ops.checked_offsets(offsets, 1, last)
 
 
 @needs_cudasim
@@ -286,6 +288,7 @@ def test_a_bad_batch_of_offsets_is_refused_wherever_it_is(batch: int) -> None:
     ("starts", "last", "message"),
     [
         ([1, 2, 3], False, r"offsets\[0\] has to be 0"),
+        ([1, 2, 6], True, r"offsets\[0\] has to be 0"),
         ([0, 3, 2], False, "offsets must not decrease"),
         ([0, -1, 2], False, "offsets must not decrease"),
         ([0, 2, 7], False, "offsets must not decrease, nor exceed"),

@@ -177,6 +177,21 @@ def test_functional_call_and_meta_modules(device: str) -> None:
     assert torch.equal(output, weight[3:])
 
 
+@pytest.mark.parametrize("module_class", [nn.Embedding, nn.EmbeddingBag])
+def test_a_parametrized_table(module_class: type[torch.nn.Module], device: str) -> None:
+    """It is no parameter of the module any more, but computed on each access."""
+
+    class Doubled(torch.nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return 2 * weight
+
+    module = module_class(6, 3).to(device)
+    rows = torch.tensor([[1, 2], [4, 1]], device=device)
+    expected = 2 * module(rows)
+    torch.nn.utils.parametrize.register_parametrization(module, "weight", Doubled())
+    torch.testing.assert_close(module(rows), expected)
+
+
 def test_dtype_and_requires_grad_follow_the_module(device: str) -> None:
     module = nn.EmbeddingBag(4, 2, device=device).to(torch.bfloat16).requires_grad_(False)
     output = module(torch.tensor([[1, 2]], device=device))

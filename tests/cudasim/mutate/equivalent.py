@@ -73,7 +73,7 @@ def moves_upper_half(context: Context) -> bool:
     return context.registers.is_upper_half(context.before.operands[1])
 
 
-SORTED = "Runs<|number_lookups|divide_by_frequency|renorm_rows"
+SORTED = "Runs<"
 DOT = "dot_rows"
 
 RULES: list[Rule] = [
@@ -82,7 +82,7 @@ RULES: list[Rule] = [
         kernel=SORTED,
         when=lambda context: not context.reached,
     ),
-    Rule("... the same: which width it is", kernel=SORTED, source=r"groups_\.wide"),
+    Rule("... the same: which width it is", source=r"groups_\.wide"),
     Rule(
         "row numbers and addresses of a test agree in their upper half",
         instruction=r"^shfl\.",
@@ -176,11 +176,24 @@ RULES: list[Rule] = [
         source=r"if \(first >= args\.indices\.count\) return",
     ),
     Rule(
+        "where no columns are left, the first ones are read once more and do not count",
+        kernel=DOT + "|renorm_rows",
+        kind="left out",
+        instruction=r"^setp\.lt\.s32 \S+, \S+, 1;",
+        source=r"else if \(left > 0\)",
+    ),
+    Rule(
         "a warp that has lookups has at least one group's",
         kernel=DOT,
         source=r"for \(int begin = 0; begin < count",
         instruction=r"^@!?%p\d+ bra",
         kind="left out",
+    ),
+    Rule(
+        "the divisors of a mean are not asked for together with the positions of maxima",
+        kernel=DOT + ".*true>",
+        source=r"if \(scales\)",
+        when=lambda context: not context.reached,
     ),
     Rule(
         "rows read 8 values at a time have lanes in all 4 threads, and none to join with zero",
