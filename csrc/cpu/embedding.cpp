@@ -19,14 +19,14 @@ at::Tensor embedding_cpu(const at::Tensor& weight, const at::Tensor& indices,
   const at::Tensor out = empty_result(shape, weight.options());
   BadIndex bad;
   const Lookup args{
-      .table = static_cast<const char*>(weight.const_data_ptr()),
+      .table = weight.const_data_ptr(),
       .num_rows = weight.size(0),
       .dim = weight.size(1),
       .element_size = static_cast<int64_t>(weight.element_size()),
       .row_stride = weight.stride(0),
       .column_stride = weight.size(1) > 1 ? weight.stride(1) : 1,
       .indices = indices_of(lookups),
-      .out = static_cast<char*>(out.mutable_data_ptr()),
+      .out = out.mutable_data_ptr(),
       .bad = &bad,
   };
   parallel_ranges(args.indices.count, args.indices.count * args.dim,

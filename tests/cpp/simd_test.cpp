@@ -95,10 +95,12 @@ TEST(Simd, RoundsToTheNearestBFloat16) {
 TEST(Simd, TilesCoverEveryColumn) {
   for (int64_t dim = 0; dim < 300; ++dim) {
     std::vector<int> covered(dim, 0);
-    simd::cover_columns<float>(dim, [&]<int L, int V>(int64_t column) {
-      ASSERT_GE(column, 0);
-      ASSERT_LE(column + L * V, dim);
-      for (int64_t d = column; d < column + L * V; ++d) covered[d] = 1;
+    simd::cover_columns<float>(dim, [&]<int L, int V>(simd::Columns<L, V> columns) {
+      for (int v = 0; v < V; ++v) {
+        ASSERT_GE(columns[v], 0);
+        ASSERT_LE(columns[v] + L, dim);
+        for (int64_t d = columns[v]; d < columns[v] + L; ++d) covered[d] = 1;
+      }
     });
     EXPECT_EQ(std::count(covered.begin(), covered.end(), 1), dim);
   }

@@ -65,14 +65,14 @@ struct SegmentMax {
 
 // out[i] = rows[index_i], bytes as they are.
 struct Lookup {
-  const char* table;
+  const void* table;
   int64_t num_rows;
   int64_t dim;
   int64_t element_size;
   int64_t row_stride;  // in elements
   int64_t column_stride;
   Indices indices;
-  char* out;
+  void* out;
   BadIndex* bad;
 };
 

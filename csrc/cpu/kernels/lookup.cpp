@@ -7,49 +7,89 @@
 namespace myemb::MYEMB_ISA {
 namespace {
 
-inline constexpr int64_t kPrefetchBytes = 4096;
+// How far ahead of its use a row is asked for.
+inline constexpr int64_t kPrefetchBytes = 8192;
 
-template <int kBytes>
-MYEMB_INLINE void copy_bytes(char* to, const char* from) {
-  typedef char Block __attribute__((vector_size(kBytes)));
-  Block block;
-  std::memcpy(&block, from, kBytes);
-  std::memcpy(to, &block, kBytes);
-}
+// A copy needs no register for long: a tile of it may be wider than one of sums.
+inline constexpr int kCopyVectors = 16;
 
-// Copies `bytes` >= kBytes in blocks, the last one reaching back over bytes already copied.
-template <int kBytes>
-MYEMB_INLINE void copy_blocks(char* to, const char* from, int64_t bytes) {
-  int64_t at = 0;
-  for (; at + kBytes <= bytes; at += kBytes) copy_bytes<kBytes>(to + at, from + at);
-  if (at < bytes) copy_bytes<kBytes>(to + bytes - kBytes, from + bytes - kBytes);
-}
+// A result from this size on is not going to be read from a core's own cache: whole lines are
+// written past it, which need not be read first. That made lookups of 16 MiB 1.5 times as fast.
+inline constexpr int64_t kStreamBytes = int64_t{16} << 20;
 
-MYEMB_INLINE void copy_row(char* to, const char* from, int64_t bytes) {
-  if (bytes >= kVectorBytes) return copy_blocks<kVectorBytes>(to, from, bytes);
-  if (bytes >= 16) return copy_blocks<16>(to, from, bytes);
-  if (bytes >= 4) return copy_blocks<4>(to, from, bytes);
-  for (int64_t b = 0; b < bytes; ++b) to[b] = from[b];
-}
-
+// Copies rows of bytes whose columns are next to each other.
 template <typename Index>
-void copy_rows(const Lookup& args, const Index* indices, int64_t begin, int64_t end) {
-  const int64_t bytes = args.dim * args.element_size;
-  const int64_t stride = args.row_stride * args.element_size;
-  const int64_t prefetched = bytes < kPrefetchBytes ? bytes : kPrefetchBytes;
-  const int64_t ahead = kPrefetchBytes / (bytes + 1) + 1;
-  for (int64_t i = begin; i < end; ++i) {
-    if (i + ahead < end) prefetch_row(args.table, indices[i + ahead], stride, prefetched);
-    const int64_t index = indices[i];
-    if (!is_row(index, args.num_rows)) {
-      args.bad->note(i);
-    } else {
-      copy_row(args.out + i * bytes, args.table + index * stride, bytes);
+class RowCopies {
+ public:
+  explicit RowCopies(const Lookup& args)
+      : args_(args),
+        bytes_(args.dim * args.element_size),
+        stride_(args.row_stride * args.element_size),
+        ahead_(kPrefetchBytes / bytes_ + 1) {}
+
+  // As in RowSums, the width of a row of one tile is looked at once for all lookups.
+  void copy(int64_t begin, int64_t end) const {
+    if (can_stream()) return stream_rows(begin, end);
+    const int64_t step = bytes_ <= kTileColumns<uint8_t, kCopyVectors> ? end - begin : 1;
+    for (int64_t i = begin; i < end; i += step) {
+      cover_columns<uint8_t, kCopyVectors>(bytes_,
+                                           [&](auto columns) { copy_tile(columns, i, i + step); });
     }
   }
-}
 
-// A table whose columns are not next to each other: element by element.
+ private:
+  bool can_stream() const {
+    return args_.indices.count * bytes_ >= kStreamBytes && bytes_ % kLineBytes == 0 &&
+           reinterpret_cast<uintptr_t>(args_.out) % kLineBytes == 0;
+  }
+
+  template <int L, int V>
+  [[gnu::noinline]] void copy_tile(Columns<L, V> columns, int64_t begin, int64_t end) const {
+    const Lookups<Index> lookups(args_.indices, ahead_);
+    const Tile<const uint8_t, L, V> table(static_cast<const uint8_t*>(args_.table), columns);
+    const Tile<uint8_t, L, V> out(static_cast<uint8_t*>(args_.out), columns);
+    const TilePrefetch<uint8_t, L, V> prefetch(static_cast<const uint8_t*>(args_.table), columns,
+                                               stride_);
+    const int64_t num_rows = args_.num_rows, bytes = bytes_, stride = stride_;
+    BadIndex* const bad = args_.bad;
+    lookups.each(begin, end, [&](int64_t i, int64_t index, int64_t later) {
+      prefetch.ask(later);
+      if (!is_row(index, num_rows)) [[unlikely]] {
+        return bad->note(i);
+      }
+      const auto from = table.at(index * stride);
+      const auto to = out.at(i * bytes);
+      for (int v = 0; v < V; ++v) {
+        const auto block = load_raw<Vector<uint8_t, L>>(from[v]);
+        std::memcpy(to[v], &block, L);
+      }
+    });
+  }
+
+  void stream_rows(int64_t begin, int64_t end) const {
+    const Lookups<Index> lookups(args_.indices, ahead_);
+    const int64_t bytes = bytes_;
+    lookups.each(begin, end, [&](int64_t i, int64_t index, int64_t later) {
+      prefetch_row(args_.table, later, stride_, bytes);
+      if (!is_row(index, args_.num_rows)) [[unlikely]] {
+        return args_.bad->note(i);
+      }
+      const char* const from = static_cast<const char*>(args_.table) + index * stride_;
+      char* const to = static_cast<char*>(args_.out) + i * bytes;
+      for (int64_t at = 0; at < bytes; at += kVectorBytes) {
+        stream(to + at, load_raw<Vector<char, kVectorBytes>>(from + at));
+      }
+    });
+    finish_streaming();
+  }
+
+  const Lookup& args_;
+  const int64_t bytes_;
+  const int64_t stride_;
+  const int64_t ahead_;  // of a whole row, whose tiles are copied one after another
+};
+
+// A table whose columns are not next to each other, or that has none: element by element.
 template <typename Index>
 void copy_strided_rows(const Lookup& args, const Index* indices, int64_t begin, int64_t end) {
   const int64_t size = args.element_size;
@@ -59,8 +99,8 @@ void copy_strided_rows(const Lookup& args, const Index* indices, int64_t begin, 
       args.bad->note(i);
       continue;
     }
-    const char* from = args.table + index * args.row_stride * size;
-    char* to = args.out + i * args.dim * size;
+    const char* from = static_cast<const char*>(args.table) + index * args.row_stride * size;
+    char* to = static_cast<char*>(args.out) + i * args.dim * size;
     for (int64_t d = 0; d < args.dim; ++d) {
       std::memcpy(to + d * size, from + d * args.column_stride * size, size);
     }
@@ -71,8 +111,8 @@ void copy_strided_rows(const Lookup& args, const Index* indices, int64_t begin, 
 
 void lookup(const Lookup& args, int64_t begin, int64_t end) {
   const auto copy = [&]<typename Index>(const Index* indices) {
-    if (args.column_stride == 1) {
-      copy_rows(args, indices, begin, end);
+    if (args.column_stride == 1 && args.dim > 0) {
+      RowCopies<Index>(args).copy(begin, end);
     } else {
       copy_strided_rows(args, indices, begin, end);
     }

@@ -20,11 +20,11 @@ template <bool kWeighted, typename T>
 void max_list(const RowList<T>& list, int64_t dim, bool starts_bag, Accumulator<T>* best,
               Slot<Accumulator<T>>* slots) {
   using A = Accumulator<T>;
-  cover_columns<A>(dim, [&]<int L, int V>(int64_t column) {
+  cover_columns<A>(dim, [&]<int L, int V>(Columns<L, V> columns) {
     using Values = Vector<A, L>;
     using SlotsOf = Vector<Slot<A>, L>;
     const auto value = [&](int i, int v) {
-      Values x = load<L>(list.rows[i] + column + v * L);
+      Values x = load<L>(list.rows[i] + columns[v]);
       if constexpr (kWeighted) x = x * list.weights[i];
       return x;
     };
@@ -42,8 +42,8 @@ void max_list(const RowList<T>& list, int64_t dim, bool starts_bag, Accumulator<
       }
     }
     for (int v = 0; v < V; ++v) {
-      store<L>(best + column + v * L, top[v]);
-      std::memcpy(slots + column + v * L, &slot[v], sizeof(SlotsOf));
+      store<L>(best + columns[v], top[v]);
+      std::memcpy(slots + columns[v], &slot[v], sizeof(SlotsOf));
     }
   });
 }
@@ -94,10 +94,9 @@ class SegmentMaximizer {
 
   void write(int64_t segment) const {
     T* out = static_cast<T*>(args_.out) + segment * dim_;
-    cover_columns<A>(dim_, [&]<int L, int V>(int64_t column) {
+    cover_columns<A>(dim_, [&]<int L, int V>(Columns<L, V> columns) {
       for (int v = 0; v < V; ++v) {
-        const int64_t d = column + v * L;
-        store<L>(out + d, load<L>(best_.get() + d));
+        store<L>(out + columns[v], load<L>(best_.get() + columns[v]));
       }
     });
     if (args_.positions) {
