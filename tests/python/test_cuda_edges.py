@@ -176,6 +176,46 @@ def test_where_long_bags_begin_and_end(length: int, before: int, mode: int, gpu:
         compare(gpu, bags, weight, rows, starts, upstream, None, mode, padding_idx)
 
 
+# Runs of 256 are not cut, longer ones are; 4400 is more than two times what is joined at once.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [256, 257, 300, 512, 513, 769, 4400])
+@pytest.mark.parametrize("before", [0, 1, 255, 256, 300])
+def test_where_long_runs_begin_and_end(
+    dtype: torch.dtype, length: int, before: int, gpu: Gpu
+) -> None:
+    torch.manual_seed(length)
+    runs = [*[2] * (before // 2), before % 2, length, length, 3, length, 1]
+    rows = torch.arange(len(runs)).repeat_interleave(torch.tensor(runs))
+    rows = rows[torch.randperm(len(rows))]
+    for width in (3, 16):
+        weight = randn(len(runs), width, dtype=dtype)
+        compare(gpu, lookup, weight, rows, randn(len(rows), width, dtype=dtype), None)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("width", [1, 2, 16, 32])
+def test_the_first_of_equal_maxima_wins(dtype: torch.dtype, width: int, gpu: Gpu) -> None:
+    weight = torch.randint(-1, 2, (30, width)).to(dtype)
+    rows, starts = torch.randint(30, (400,)), starts_of((9, 1, 300, 90))
+    upstream = randn(4, width, dtype=dtype)
+    for factors in (None, torch.randint(-1, 2, (400,)).to(dtype)):
+        compare(gpu, bags, weight, rows, starts, upstream, factors, 2, 5)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("p", [0.0, 1.0, 2.0, 3.0, INF, -INF])
+@pytest.mark.parametrize("width", [33, 98, 130, 132, 193, 200])
+def test_every_column_counts_in_a_norm(dtype: torch.dtype, p: float, width: int, gpu: Gpu) -> None:
+    """A value that decides alone, at each column in turn: NaN, zero, the largest, the smallest."""
+    torch.manual_seed(width)
+    rows = torch.arange(width)
+    for value, others in ((NAN, 1.0), (0.0, 1.0), (1.0, 0.0), (50.0, 1.0), (0.01, 1.0)):
+        weight = torch.full((width, width), others, dtype=dtype)
+        weight[rows, rows] = value
+        for max_norm in (0.5, 3.0):
+            compare(gpu, without_payloads(renormed), weight, rows, max_norm, p)
+
+
 def long_lookups(size: int, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Rows of which some are looked up more than 2048 times, and where bags of them start."""
     count = sum(lengths)
@@ -283,7 +323,7 @@ def test_a_bad_batch_of_offsets_is_refused_wherever_it_is(batch: int, last: bool
 
 @needs_cudasim
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
-@pytest.mark.parametrize("width", [1, 2, 4, 8])
+@pytest.mark.parametrize("width", [1, 2, 4, 32])
 @pytest.mark.parametrize(
     ("starts", "last", "message"),
     [

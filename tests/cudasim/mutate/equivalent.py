@@ -111,8 +111,9 @@ RULES: list[Rule] = [
     ),
     Rule(
         "extends a number that is never negative",
-        source=r"(shape|thread_group|lanes)\.cuh|(row_dot|row_renorm)\.cu:\d+: for",
-        after=r"^(cvt\.u64\.u32|mul\.wide\.u)",
+        source=r"(shape|thread_group|lanes)\.cuh|(row_dot|row_renorm)\.cu:\d+: for"
+        r"|segment\.begin \+ i",
+        after=r"^(cvt\.u64\.u32|mul\.wide\.u|shr\.u32)",
     ),
     Rule(
         "which row is read by a lookup that does not count is of no consequence",
@@ -121,8 +122,7 @@ RULES: list[Rule] = [
     Rule(
         "... the same: the only exchange of these kernels is for that row",
         kernel=r"^reduce_(segments|chunks|runs)",
-        instruction=r"^shfl\.sync\.idx|^mov\.b64 \{?%r"
-        r"|^(mov\.[ub]32|sub\.s32|shl\.b32) .*\b(8192|8223|8)\b",
+        instruction=r"^shfl\.sync\.idx|^mov\.b64 \{?%r|^(mov|sub|shl|or|selp)\.[usb]32",
         source=r"^\?",
     ),
     Rule(
@@ -165,6 +165,57 @@ RULES: list[Rule] = [
         "the lookups of the last window that count are behind no other window",
         kernel="count_windows",
         instruction=r"^mov\.[ub]32 \S+, 0;",
+    ),
+    Rule(
+        "a long bag that began in the last window would end behind the last lookup",
+        kernel="Bags<",
+        source=r"if \(next >= source\.total\(\)",
+    ),
+    Rule(
+        "of an empty segment only that it is empty is of consequence",
+        instruction=r"^mov\.u64",
+        source=r"segment : none;|return \{0, 0, 0\};|segments\.cuh:0:",
+    ),
+    Rule("an item behind the last has no segment", source=r"item < shape\.items \? find"),
+    Rule("what is found for too many items is not used", source=r"mine < shape\.items_per_block"),
+    Rule(
+        "only saves searches",
+        source=r"return row == row_or_padding\(i - 1\) &&|row_or_padding\(i [-+] kChunk / 2\)",
+    ),
+    Rule(
+        "of eight chunks, only the first can be the first of a segment",
+        source=r"slot_of\(chunk, chunk == segment\.begin\)",
+        instruction=r"^setp\.eq\.s64 \S+, \S+, (256|512|768|1024|1280|1536|1792);",
+    ),
+    Rule(
+        "a search among one bag ends at once, and looks at it once more before",
+        source=r"while \(high - low > 1\)",
+        instruction=r"^(@|setp)",
+        kind="left out",
+    ),
+    Rule("weights that are not wanted are stored and not read", source=r"weighted\(\)\) held\."),
+    Rule("a chunk too many is summed and not read", source=r"chunks_before == 0 \|\| begin >="),
+    Rule(
+        "of a whole bag's first lookup only that there was one is of consequence",
+        kernel=r"^reduce_segments.*Max",
+        source=r"if \(starts\) first_ = i",
+    ),
+    Rule(
+        "a negative offset decreases from the one before, which another thread refuses",
+        source=r"segment\.begin < 0",
+        instruction=r"^setp\.lt\.s64 \S+, \S+, 0;",
+    ),
+    Rule(
+        "a bag of 257 is summed in vain, before its chunks are",
+        source=r"is_long = segment\.length\(\) > kChunk",
+        after=r", 257;",
+    ),
+    Rule(
+        "which of two equal sizes is taken is of no consequence",
+        source=r"norms\.h",
+        kind="comparison",
+        after=r"^setp\.(lt|gt|le|ge)\.",
+        instruction=r"^setp\.(lt|gt|le|ge)\.",
     ),
     Rule(
         "operators that never launch this kernel have no index to refuse in it",
