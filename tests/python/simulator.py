@@ -23,8 +23,10 @@ FOLDER = Path(os.environ.get("MYEMB_CUDASIM", ROOT / "build" / "dev"))
 
 
 def load() -> Any:
-    """The module ``_cudasim``, or None where it was not built."""
+    """The module ``_cudasim``, or None where it was not built, or MYEMB_CUDASIM is empty."""
     assert myemb.__version__
+    if os.environ.get("MYEMB_CUDASIM") == "":
+        return None
     found = sorted(FOLDER.glob("_cudasim.*.so"))
     if not found:
         assert "MYEMB_CUDASIM" not in os.environ, f"no _cudasim in MYEMB_CUDASIM={FOLDER}"

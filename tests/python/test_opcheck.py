@@ -48,6 +48,14 @@ def test_embedding_dense_backward(
     )
 
 
+def test_coalesce(device: str) -> None:
+    sparse = torch.sparse_coo_tensor(
+        lookups(device, 1, 9), values(device, 9, WIDTH), (ROWS, WIDTH), check_invariants=True
+    )
+    # The other checks look at the storages of the arguments, and sparse tensors have none.
+    opcheck(ops.coalesce.default, (sparse,), test_utils="test_autograd_registration")
+
+
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, float("inf")])
 def test_embedding_renorm_(norm_type: float, device: str) -> None:
     weight = values(device, ROWS, WIDTH)
@@ -167,6 +175,7 @@ def test_every_operator_is_checked_here() -> None:
         "embedding_bag_dense_backward",
         "embedding_bag_sparse_backward",
         "embedding_bag_per_sample_weights_backward",
+        "coalesce",
     }
     registered = {
         name.removeprefix("myemb::")
