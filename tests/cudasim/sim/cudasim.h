@@ -14,10 +14,10 @@
 namespace cudasim {
 
 struct Settings {
-  int arch = 75;      // which PTX image of the fat binaries runs; device attributes say the same
-  uint64_t seed = 0;  // order of blocks and of warps
-  bool check = true;  // races and initialisation; addresses are always checked
-  bool trace = true;  // per-instruction access statistics
+  int arch = 75;       // which PTX image of the fat binaries runs; device attributes say the same
+  uint64_t seed = 0;   // order of blocks and of warps
+  bool check = true;   // races and initialisation; addresses are always checked
+  bool trace = true;   // per-instruction access statistics
   bool cover = false;  // note which instructions run, for covered()
 
   // Warp instructions after which a launch is stopped: "no progress".
