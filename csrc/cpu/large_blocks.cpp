@@ -51,7 +51,12 @@ char* map_huge_pages(size_t bytes) {
 }
 
 int64_t initial_limit() {
-  if (const char* limit = std::getenv("MYEMB_CACHE_LIMIT")) return std::max(0LL, std::atoll(limit));
+  if (const char* const limit = std::getenv("MYEMB_CACHE_LIMIT")) {
+    char* end = nullptr;
+    const int64_t bytes = std::strtoll(limit, &end, 10);
+    if (end != limit && *end == '\0' && bytes >= 0) return bytes;
+    TORCH_WARN("MYEMB_CACHE_LIMIT: expected a number of bytes, but got '", limit, "'");
+  }
   const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   return std::min(memory / 16, int64_t{4} << 30);
 }

@@ -73,7 +73,7 @@ struct EmbeddingBagCall {
                                             const WantedGradients<kInputs>& wanted) const {
     std::array<at::Tensor, kInputs> found;
     if (wanted[0]) found[0] = grad_weight(grad);
-    if (wanted[1]) {
+    if (wanted[1] && per_sample_weights) {
       found[1] =
           myemb::embedding_bag_per_sample_weights_backward(
               grad, weight, indices, offsets, positions, mode, include_last_offset, padding_idx)

@@ -136,7 +136,7 @@ struct DenseBackwardCall {
                       .reshape_symint(bags.indices.sym_sizes());
     }
     std::array<at::Tensor, kInputs> found;
-    if (wanted[1]) {
+    if (wanted[1] && weights) {
       at::Tensor grad_weights = bags.weights(grad_output, table);
       if (frequency) grad_weights = grad_weights * *frequency;
       found[1] = grad_weights.to(weights->scalar_type());
