@@ -17,7 +17,7 @@ class SmallCall(Work):
 
     Attributes:
         way: ``"functional"``, ``"module"``, ``"grad"`` (the table wants a gradient), ``"train"``
-            (with backward), ``"bag"`` or ``"bag module"``.
+            (with backward), ``"bag"``, ``"bag module"`` or ``"bag grad"`` (of means).
     """
 
     way: str = "functional"
@@ -33,6 +33,8 @@ class SmallCall(Work):
             return lambda: functional.embedding(indices, trained)
         if self.way == "bag":
             return lambda: functional.embedding_bag(indices, weight, offsets, mode="sum")
+        if self.way == "bag grad":
+            return lambda: functional.embedding_bag(indices, trained, offsets)
         if self.way == "module":
             module = library.nn.Embedding.from_pretrained(weight)
             return lambda: module(indices)
@@ -56,6 +58,7 @@ class SmallCall(Work):
         operators = torch.ops.myemb_limit
         lookup, bag = operators.lookup.default, operators.bag.default
         trained_lookup = operators.trained_lookup.default
+        trained_bag = operators.trained_bag.default
         weight, indices, offsets = inputs.weight, inputs.indices, inputs.offsets
         trained, gradient = weight.detach().requires_grad_(), inputs.gradient
 
@@ -68,6 +71,11 @@ class SmallCall(Work):
             return {
                 "limit": lambda _: trained_lookup(trained, indices),
                 "lim+typed": lambda _: loops.call_trained_lookup(trained, indices),
+            }
+        if self.way == "bag grad":
+            return {
+                "limit": lambda _: trained_bag(trained, indices, offsets),
+                "lim+typed": lambda _: loops.call_trained_bag(trained, indices, offsets),
             }
         if self.way.startswith("bag"):
             return {

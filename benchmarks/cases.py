@@ -195,26 +195,23 @@ def dense_case(work: Backward, shape: Shape, fresh: bool) -> Case:
 
 def sparse_gradients() -> Iterator[Case]:
     """Sparse gradients, coalesced or not; they grow with the lookups and not with the table."""
+
+    def coalesced(shape: Shape, quick: bool, series: str = "") -> Case:
+        return Case(
+            "sparse gradient",
+            f"coalesced lookup {named(shape)}",
+            Backward(layout="coalesced"),
+            shape,
+            targets.SPARSE_COALESCED,
+            quick,
+            series=series,
+        )
+
     for rows in (10**3, 10**4, 10**5, 10**6, 10**7, 10**8):
         shape = Shape(rows, 16, 64 * K, dtype="bf16" if rows == 10**8 else "fp32")
-        yield Case(
-            "sparse gradient",
-            f"coalesced lookup {named(shape)}",
-            Backward(layout="coalesced"),
-            shape,
-            targets.SPARSE_COALESCED,
-            quick=rows in (10**3, 10**5, 10**7),
-            series="coalesced lookup D=16",
-        )
+        yield coalesced(shape, rows in (10**3, 10**5, 10**7), "coalesced lookup D=16")
     for shape in (Shape(M, 64, 64 * K), Shape(50_000, 768, 8 * K, distribution="zipf1.05")):
-        yield Case(
-            "sparse gradient",
-            f"coalesced lookup {named(shape)}",
-            Backward(layout="coalesced"),
-            shape,
-            targets.SPARSE_COALESCED,
-            quick=shape.width == 64,
-        )
+        yield coalesced(shape, quick=shape.width == 64)
     shape = Shape(M, 64, 64 * K)
     yield Case("sparse gradient", f"sparse lookup {named(shape)}", Backward(layout="sparse"), shape)
     for shape in (Shape(M, 64, 64 * K, 4 * K), Shape(100_000, 128, 16 * K, K)):
@@ -272,6 +269,7 @@ def small_calls() -> Iterator[Case]:
         "bag": targets.CALL_BAG,
         "bag module": targets.CALL_BAG,
         "grad": targets.CALL_GRAD,
+        "bag grad": targets.CALL_BAG_GRAD,
         "train": targets.UNRANKED,
     }
     for way, target in ranked.items():

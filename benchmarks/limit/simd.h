@@ -48,23 +48,18 @@ inline void stream(void* p, V v) {
 }
 
 // What a table stores: how a vector of elements becomes a vector of accumulators and back.
-struct Float {
-  using Acc = Floats;
-  using Scalar = float;
-  using Packed = Floats;
-  static constexpr int size = 4;
+template <typename Number, typename Vector>
+struct Unpacked {
+  using Acc = Vector;
+  using Scalar = Number;
+  using Packed = Vector;
+  static constexpr int size = sizeof(Number);
   static Acc widen(Packed v) { return v; }
   static Packed narrow(Acc v) { return v; }
 };
 
-struct Double {
-  using Acc = Doubles;
-  using Scalar = double;
-  using Packed = Doubles;
-  static constexpr int size = 8;
-  static Acc widen(Packed v) { return v; }
-  static Packed narrow(Acc v) { return v; }
-};
+using Float = Unpacked<float, Floats>;
+using Double = Unpacked<double, Doubles>;
 
 struct BFloat16 {
   using Acc = Floats;

@@ -114,11 +114,11 @@ class Report:
         self.tried: Counter[str] = Counter()
         self.survivors: list[Survivor] = []
 
-    def counts(self, kernel: str) -> tuple[int, int, int, int]:
-        """Mutants of a kernel: all, killed, equivalent, survived."""
-        mine = [survivor for survivor in self.survivors if survivor.kernel == kernel]
+    def counts(self, kernel: str | None = None) -> tuple[int, int, int, int]:
+        """Mutants of a kernel, or of all: all, killed, equivalent, survived."""
+        mine = [survivor for survivor in self.survivors if kernel in (None, survivor.kernel)]
         equivalent = sum(survivor.why is not None for survivor in mine)
-        tried = self.tried[kernel]
+        tried = self.tried.total() if kernel is None else self.tried[kernel]
         return tried, tried - len(mine), equivalent, len(mine) - equivalent
 
     def line(self, kernel: str) -> str:
@@ -133,9 +133,8 @@ class Report:
 
     @property
     def score(self) -> float:
-        tried = sum(self.tried.values())
-        equivalent = sum(survivor.why is not None for survivor in self.survivors)
-        return (tried - len(self.survivors)) / max(tried - equivalent, 1)
+        tried, killed, equivalent, _ = self.counts()
+        return killed / max(tried - equivalent, 1)
 
     def add(self, survivor: Survivor) -> None:
         self.survivors.append(survivor)
@@ -147,11 +146,10 @@ class Report:
         for why, count in reasons.most_common():
             self.console.print(f"{count} equivalent: {why}", markup=False)
         self.console.print(self.table())
-        tried, left = sum(self.tried.values()), len(self.survivors)
-        equivalent = sum(survivor.why is not None for survivor in self.survivors)
+        tried, killed, equivalent, survived = self.counts()
         self.console.print(
-            f"{tried} mutants, {tried - left} killed, {equivalent} equivalent, "
-            f"{left - equivalent} survived: {self.score:.1%} of those not equivalent are killed."
+            f"{tried} mutants, {killed} killed, {equivalent} equivalent, "
+            f"{survived} survived: {self.score:.1%} of those not equivalent are killed."
         )
 
     def print_survivor(self, survivor: Survivor) -> None:
