@@ -7,6 +7,7 @@ endif()
 
 add_executable(myemb_tests
   csrc/cpu/group.cpp   # hidden in libmyemb, tested by itself
+  csrc/cpu/large_blocks.cpp
   csrc/cpu/tensors.cpp
   csrc/ops/checks.cpp
   csrc/ops/views.cpp

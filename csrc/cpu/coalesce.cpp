@@ -23,21 +23,15 @@ at::Tensor coalesce_cpu(const at::Tensor& self) {
   if (self.is_coalesced() || !is_rows(self)) return self.coalesce();
   const at::Tensor lookups = self._indices().select(0, 0).contiguous();
   const at::Tensor values = self._values().contiguous();
-  const RowGroups groups = group_by_row(indices_of(lookups), self.size(0), -1, "coalesce");
+  const RowGroups groups = group_by_row({indices_of(lookups), self.size(0), -1}, "coalesce");
   const at::Tensor rows = at::empty({1, groups.count}, lookups.options());
-  std::copy_n(groups.rows.get(), groups.count, rows.mutable_data_ptr<int64_t>());
+  std::copy_n(groups.rows, groups.count, rows.mutable_data_ptr<int64_t>());
   const at::Tensor sums = empty_result({groups.count, values.size(1)}, values.options());
   BadIndex bad;
   run_segment_sum({
       .rows = rows_of(values),
-      .indices = {groups.positions.get(), /*is_int64=*/true, groups.lookups},
+      .indices = {groups.sources, /*is_int64=*/true, groups.lookups},
       .segments = groups.segments(),
-      .weights = nullptr,
-      .padding_idx = -1,
-      .average = false,
-      .positions = nullptr,
-      .lookups = nullptr,
-      .out_rows = nullptr,
       .out = sums.mutable_data_ptr(),
       .bad = &bad,
   });

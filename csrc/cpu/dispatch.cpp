@@ -7,10 +7,11 @@
 namespace myemb {
 namespace {
 
-#define MYEMB_KERNELS(isa)                                                                \
-  Kernels {                                                                               \
-    isa::segment_sum, isa::segment_sum_chunk, isa::segment_sum_combine, isa::segment_max, \
-        isa::lookup, isa::row_dot, isa::row_renorm                                        \
+#define MYEMB_KERNELS(isa)                                                              \
+  Kernels {                                                                             \
+    isa::segment_sum, isa::zero_gaps, isa::segment_sum_chunk, isa::segment_sum_combine, \
+        isa::segment_max, isa::segment_max_part, isa::segment_max_combine, isa::lookup, \
+        isa::row_dot, isa::row_renorm                                                   \
   }
 
 Kernels choose_kernels() {

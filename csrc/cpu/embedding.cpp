@@ -1,5 +1,4 @@
 #include <cpu/gradient.h>
-#include <cpu/group.h>
 #include <cpu/large_blocks.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
@@ -41,11 +40,8 @@ at::Tensor embedding_dense_backward_cpu(const at::Tensor& grad_output, const at:
   check_embedding_dense_backward(grad_output, indices);
   const at::Tensor lookups = kernel_indices(indices);
   const at::Tensor grad = grad_output.contiguous().view({lookups.numel(), grad_output.size(-1)});
-  const RowGroups groups =
-      group_by_row(indices_of(lookups), num_weights, padding_idx, "embedding_dense_backward");
-  const GradientSource source{
-      .grad_output = grad, .bags = nullptr, .weights = {}, .positions = nullptr};
-  return dense_gradient(source, groups, num_weights, scale_grad_by_freq);
+  return dense_gradient({.grad_output = grad}, indices_of(lookups), num_weights, padding_idx,
+                        scale_grad_by_freq, "embedding_dense_backward");
 }
 
 }  // namespace

@@ -23,9 +23,6 @@ at::Tensor sum_bags(const at::Tensor& weight, const CpuBags& bags, bool average)
       .weights = bags.weights_data(),
       .padding_idx = bags.padding_idx,
       .average = average,
-      .positions = nullptr,
-      .lookups = nullptr,
-      .out_rows = nullptr,
       .out = out.mutable_data_ptr(),
       .bad = &bad,
   });

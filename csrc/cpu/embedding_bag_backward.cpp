@@ -23,8 +23,6 @@ at::Tensor dense_backward_cpu(const at::Tensor& grad_output, const at::Tensor& i
   check_bag_gradient(grad_output, positions, arguments, mode);
   const at::ScalarType type = grad_output.scalar_type();
   const CpuBags bags(arguments, padding_idx, num_weights, type);
-  const RowGroups groups =
-      group_by_row(bags.indices, num_weights, bags.padding_idx, "embedding_bag_dense_backward");
   const LookupSources sources =
       lookup_sources(bags, is_mode(mode, BagMode::Mean), accumulator_type(type));
   const at::Tensor grad = grad_output.contiguous();
@@ -35,7 +33,8 @@ at::Tensor dense_backward_cpu(const at::Tensor& grad_output, const at::Tensor& i
       .weights = sources.weights,
       .positions = positions ? argmax.const_data_ptr<int64_t>() : nullptr,
   };
-  return dense_gradient(source, groups, num_weights, scale_grad_by_freq);
+  return dense_gradient(source, bags.indices, num_weights, bags.padding_idx, scale_grad_by_freq,
+                        "embedding_bag_dense_backward");
 }
 
 // weight[i] /= how often the row of lookup i was looked up.
@@ -46,7 +45,7 @@ void divide_by_frequency(const RowGroups& groups, A* weights) {
     for (int64_t g = begin; g < end; ++g) {
       const A frequency = static_cast<A>(segments.end(g) - segments.begin(g));
       for (int64_t i = segments.begin(g); i < segments.end(g); ++i) {
-        weights[groups.positions[i]] /= frequency;
+        weights[groups.sources[i]] /= frequency;
       }
     }
   });
@@ -55,7 +54,7 @@ void divide_by_frequency(const RowGroups& groups, A* weights) {
 void scale_by_frequency(LookupSources& sources, const CpuBags& bags, int64_t num_weights,
                         at::ScalarType accumulator) {
   const RowGroups groups =
-      group_by_row(bags.indices, num_weights, bags.padding_idx, "embedding_bag_sparse_backward");
+      group_by_row({bags.indices, num_weights, bags.padding_idx}, "embedding_bag_sparse_backward");
   if (!sources.weights.defined())
     sources.weights = at::empty({bags.indices.count}, accumulator).fill_(1);
   if (accumulator == at::kDouble) {
@@ -98,10 +97,6 @@ at::Tensor sparse_backward_cpu(const at::Tensor& grad_output, const at::Tensor& 
       .segments = {nullptr, 0, 1, count, count},
       .weights = sources.weights.defined() ? sources.weights.const_data_ptr() : nullptr,
       .padding_idx = no_bag,
-      .average = false,
-      .positions = nullptr,
-      .lookups = nullptr,
-      .out_rows = nullptr,
       .out = values.mutable_data_ptr(),
       .bad = &bad,
   });

@@ -1,5 +1,6 @@
 #include <cpu/gradient.h>
 
+#include <cpu/group.h>
 #include <cpu/large_blocks.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
@@ -9,51 +10,54 @@
 namespace myemb {
 namespace {
 
-// The sources of the lookups in the order of the groups.
-std::unique_ptr<int64_t[]> grouped_bags(const GradientSource& source, const RowGroups& groups) {
-  if (!source.bags) return nullptr;
-  auto bags = std::make_unique_for_overwrite<int64_t[]>(groups.lookups);
+// from[groups.sources[i]] for each lookup i, in the order of the groups.
+template <typename V>
+void in_group_order(const RowGroups& groups, const V* from, V* to) {
   parallel_ranges(groups.lookups, groups.lookups, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) bags[i] = source.bags[groups.positions[i]];
+    for (int64_t i = begin; i < end; ++i) to[i] = from[groups.sources[i]];
   });
-  return bags;
 }
 
-at::Tensor grouped_weights(const GradientSource& source, const RowGroups& groups) {
-  if (!source.weights.defined()) return {};
-  const at::Tensor grouped = at::empty({groups.lookups}, source.weights.options());
-  const auto permute = [&]<typename A>(const A* from, A* to) {
-    parallel_ranges(groups.lookups, groups.lookups, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) to[i] = from[groups.positions[i]];
-    });
-  };
-  if (grouped.scalar_type() == at::kDouble) {
-    permute(source.weights.const_data_ptr<double>(), grouped.mutable_data_ptr<double>());
+at::Tensor weights_in_group_order(const RowGroups& groups, const at::Tensor& weights) {
+  const at::Tensor grouped = at::empty({groups.lookups}, weights.options());
+  if (weights.scalar_type() == at::kDouble) {
+    in_group_order(groups, weights.const_data_ptr<double>(), grouped.mutable_data_ptr<double>());
   } else {
-    permute(source.weights.const_data_ptr<float>(), grouped.mutable_data_ptr<float>());
+    in_group_order(groups, weights.const_data_ptr<float>(), grouped.mutable_data_ptr<float>());
   }
   return grouped;
 }
 
 }  // namespace
 
-at::Tensor dense_gradient(const GradientSource& source, const RowGroups& groups,
-                          int64_t num_weights, bool average) {
+at::Tensor dense_gradient(const GradientSource& source, const Indices& indices, int64_t num_weights,
+                          int64_t padding_idx, bool average, const char* op) {
   const at::Tensor& grad = source.grad_output;
-  const at::Tensor gradient = zeros_result({num_weights, grad.size(1)}, grad.options());
-  const auto bags = grouped_bags(source, groups);
-  const at::Tensor weights = grouped_weights(source, groups);
+  // Where nothing but its bag is wanted of a lookup, the sort carries that.
+  const bool by_bag = source.bags && !source.weights.defined() && !source.positions;
+  const RowGroups groups = group_by_row(
+      {indices, num_weights, padding_idx, by_bag ? source.bags : nullptr, grad.size(0)}, op);
+  Scratch memory(Scratch::bytes_for<int64_t>(groups.lookups));
+  const int64_t* rows = groups.sources;
+  if (source.bags && !by_bag) {
+    auto* const bags = memory.take<int64_t>(groups.lookups);
+    in_group_order(groups, source.bags, bags);
+    rows = bags;
+  }
+  const at::Tensor weights =
+      source.weights.defined() ? weights_in_group_order(groups, source.weights) : at::Tensor();
+  const auto [gradient, is_zero] = maybe_zeros_result({num_weights, grad.size(1)}, grad.options());
   BadIndex bad;
   run_segment_sum({
       .rows = rows_of(grad),
-      .indices = {bags ? bags.get() : groups.positions.get(), /*is_int64=*/true, groups.lookups},
+      .indices = {rows, /*is_int64=*/true, groups.lookups},
       .segments = groups.segments(),
       .weights = weights.defined() ? weights.const_data_ptr() : nullptr,
-      .padding_idx = -1,
       .average = average,
       .positions = source.positions,
-      .lookups = groups.positions.get(),
-      .out_rows = groups.rows.get(),
+      .lookups = groups.sources,
+      .out_rows = groups.rows,
+      .zeroed_rows = is_zero ? 0 : num_weights,
       .out = gradient.mutable_data_ptr(),
       .bad = &bad,
   });

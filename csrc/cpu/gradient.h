@@ -2,8 +2,7 @@
 
 // group-reduce-apply: a table's dense gradient from the gradient of the output.
 
-#include <cpu/bags.h>
-#include <cpu/group.h>
+#include <cpu/kernels/kernels.h>
 
 #include <ATen/core/Tensor.h>
 
@@ -11,15 +10,16 @@ namespace myemb {
 
 // Where the gradient of lookup i comes from, in input order.
 struct GradientSource {
-  const at::Tensor& grad_output;  // (B, D)
-  const int64_t* bags;            // (N) row of grad_output; null: row i
-  at::Tensor weights;             // (N) accumulator type; undefined: 1
-  const int64_t* positions;       // (B, D) of embedding_bag_max; null: every column counts
+  const at::Tensor& grad_output;       // (B, D) contiguous
+  const int64_t* bags = nullptr;       // (N) row of grad_output, not falling; null: row i
+  at::Tensor weights = {};             // (N) accumulator type; undefined: 1
+  const int64_t* positions = nullptr;  // (B, D) of embedding_bag_max; null: every column counts
 };
 
-// (num_weights, D): for each row of groups the weighted sum of its lookups' gradients, divided by
-// their number if average; zero elsewhere.
-at::Tensor dense_gradient(const GradientSource& source, const RowGroups& groups,
-                          int64_t num_weights, bool average);
+// (num_weights, D): for each row the weighted sum of its lookups' gradients, divided by their
+// number if average; zero for a row without lookups and for that of padding_idx. Throws what
+// group_by_row does.
+at::Tensor dense_gradient(const GradientSource& source, const Indices& indices, int64_t num_weights,
+                          int64_t padding_idx, bool average, const char* op);
 
 }  // namespace myemb

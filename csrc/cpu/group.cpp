@@ -3,137 +3,279 @@
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
 
-#include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <utility>
-#include <vector>
 
 namespace myemb {
 namespace {
 
-// One lookup in 64 bits, row above position. Sorting by row alone keeps positions in input order
-// because a radix sort is stable.
-struct KeyFormat {
-  int row_bits;
-  int position_bits;
-  uint64_t key(int64_t row, int64_t position) const {
-    return static_cast<uint64_t>(row) << position_bits | static_cast<uint64_t>(position);
-  }
-  int64_t row(uint64_t key) const { return static_cast<int64_t>(key >> position_bits); }
-  int64_t position(uint64_t key) const {
-    return static_cast<int64_t>(key & ((uint64_t{1} << position_bits) - 1));
+// Counters of 32 bits: those of a pass on 12 bits stay in L1 beside what they count.
+using Counter = uint32_t;
+constexpr int kMaxDigitBits = 12;
+
+// With so many lookups for each row, rows are counted directly, one counter each: one pass.
+constexpr int64_t kLookupsPerCounter = 1;
+constexpr int64_t kMaxCounters = int64_t{1} << 17;  // what L2 holds
+
+// A lookup costs about as much as four elements of a row (parts_for).
+constexpr int64_t kElementsPerLookup = 4;
+
+// How the threads share the lookups: part p has those from begin(p) on, in input order.
+struct Parts {
+  int64_t count;
+  int64_t lookups;
+  int64_t begin(int64_t part) const { return part * lookups / count; }
+
+  // Runs f(part, begin, end) for every part.
+  template <typename F>
+  void run(const F& f) const {
+    parallel_parts(count, [&](int64_t part) { f(part, begin(part), begin(part + 1)); });
   }
 };
+
+// Turns the counts of every part, `buckets` each, into where its first lookup of a bucket goes: all
+// of a bucket's lookups before the next one's, part after part. Calls each(bucket, first, end).
+template <typename F>
+void places_from_counts(Counter* counts, int64_t parts, int64_t buckets, const F& each) {
+  Counter place = 0;
+  for (int64_t bucket = 0; bucket < buckets; ++bucket) {
+    const Counter first = place;
+    for (int64_t p = 0; p < parts; ++p) place += std::exchange(counts[p * buckets + bucket], place);
+    each(bucket, first, place);
+  }
+}
+
+// What is read of the lookups. Padding lookups get the row after the last, so that they end up
+// behind all others.
+template <typename Index>
+struct Reader {
+  const Index* indices;
+  int64_t num_rows;
+  int64_t padding_idx;
+  const int64_t* sources;
+
+  int64_t row(int64_t i) const { return indices[i] == padding_idx ? num_rows : indices[i]; }
+  int64_t source(int64_t i) const { return sources ? sources[i] : i; }
+  bool is_bad(int64_t i) const {
+    return static_cast<uint64_t>(indices[i]) >= static_cast<uint64_t>(num_rows);
+  }
+};
+
+// The arrays of RowGroups. There is room for one group more than there are lookups, so that a row
+// may be written down before it is known to be another one than the last.
+struct Groups {
+  Groups(Scratch& memory, int64_t count)
+      : rows(memory.take<int64_t>(count + 1)),
+        starts(memory.take<int64_t>(count + 1)),
+        sources(memory.take<int64_t>(count)) {}
+
+  static size_t bytes(int64_t count) {
+    return 2 * Scratch::bytes_for<int64_t>(count + 1) + Scratch::bytes_for<int64_t>(count);
+  }
+
+  RowGroups result(int64_t count, int64_t lookups, Scratch memory) const {
+    starts[count] = lookups;
+    return {count, lookups, rows, starts, sources, std::move(memory)};
+  }
+
+  int64_t* rows;
+  int64_t* starts;
+  int64_t* sources;
+};
+
+// Few rows: a counter for each says where its lookups begin.
+template <typename Index, typename Check>
+RowGroups group_by_counting(const Reader<Index>& read, const Parts& parts, const Check& check) {
+  const int64_t count = parts.lookups, buckets = read.num_rows + 1;  // the last: padding
+  Scratch memory(Groups::bytes(count) + Scratch::bytes_for<Counter>(parts.count * buckets));
+  const Groups groups(memory, count);
+  auto* const counters = memory.take<Counter>(parts.count * buckets);
+  BadIndex bad;
+  parts.run([&](int64_t part, int64_t begin, int64_t end) {
+    Counter* const counts = counters + part * buckets;
+    std::fill_n(counts, buckets, 0);
+    for (int64_t i = begin; i < end; ++i) {
+      if (read.is_bad(i)) {
+        bad.note(i);
+      } else {
+        ++counts[read.row(i)];
+      }
+    }
+  });
+  check(bad);
+  int64_t group = 0, lookups = 0;
+  places_from_counts(counters, parts.count, buckets, [&](int64_t row, Counter first, Counter end) {
+    if (row == read.num_rows) return;
+    groups.rows[group] = row;
+    groups.starts[group] = first;
+    group += first != end;
+    lookups = end;
+  });
+  parts.run([&](int64_t part, int64_t begin, int64_t end) {
+    Counter* const next = counters + part * buckets;
+    for (int64_t i = begin; i < end; ++i) groups.sources[next[read.row(i)]++] = read.source(i);
+  });
+  return groups.result(group, lookups, std::move(memory));
+}
 
 int bits_of(int64_t count) {
   return static_cast<int>(std::bit_width(static_cast<uint64_t>(count)));
 }
 
-using Keys = std::unique_ptr<uint64_t[]>;
+// One lookup in 64 bits, row above source. Sorting by row alone keeps the input order, because a
+// radix sort is stable.
+struct KeyFormat {
+  int row_bits;
+  int source_bits;
+  uint64_t key(int64_t row, int64_t source) const {
+    return static_cast<uint64_t>(row) << source_bits | static_cast<uint64_t>(source);
+  }
+  int64_t row(uint64_t key) const { return static_cast<int64_t>(key >> source_bits); }
+  int64_t source(uint64_t key) const {
+    return static_cast<int64_t>(key & ((uint64_t{1} << source_bits) - 1));
+  }
+};
 
-// Below this, the histograms of a radix pass cost more than comparing.
-constexpr int64_t kComparisonSort = 256;
-// 2,048 counters: they stay in L1 beside what they count.
-constexpr int kMaxDigitBits = 11;
+// A pass looks at these bits of a key.
+struct Digit {
+  int shift;
+  int bits;
+  int64_t buckets() const { return int64_t{1} << bits; }
+  int64_t operator()(uint64_t key) const {
+    return static_cast<int64_t>((key >> shift) & ((uint64_t{1} << bits) - 1));
+  }
+};
 
-// Padding lookups get the row after the last, so that they end up behind all others.
-template <typename Index>
-void fill_keys(const Index* indices, const Indices& lookups, int64_t num_rows, int64_t padding_idx,
-               const KeyFormat& format, BadIndex& bad, uint64_t* keys) {
-  parallel_ranges(lookups.count, lookups.count, [&](int64_t begin, int64_t end) {
+// As many passes as are the fastest: each moves all keys and walks all counters.
+int fastest_passes(int64_t count, int row_bits) {
+  int best = 0;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int passes = 1; passes <= row_bits; ++passes) {
+    const int bits = (row_bits + passes - 1) / passes;
+    if (bits > kMaxDigitBits) continue;
+    const int64_t cost = passes * (2 * count + (int64_t{1} << bits));
+    if (cost < least) least = cost, best = passes;
+  }
+  return best;
+}
+
+// The two halves of a stable pass. The places run over digits first and parts second, so the result
+// does not depend on how many parts there are.
+template <typename Key>
+void count_digits(const Parts& parts, Digit digit, const Key& key, Counter* counters) {
+  parts.run([&](int64_t part, int64_t begin, int64_t end) {
+    Counter* const counts = counters + part * digit.buckets();
+    std::fill_n(counts, digit.buckets(), 0);
+    for (int64_t i = begin; i < end; ++i) ++counts[digit(key(i))];
+  });
+}
+
+template <typename Key>
+void move_by_digit(const Parts& parts, Digit digit, const Key& key, Counter* counters,
+                   uint64_t* to) {
+  places_from_counts(counters, parts.count, digit.buckets(), [](int64_t, Counter, Counter) {});
+  parts.run([&](int64_t part, int64_t begin, int64_t end) {
+    Counter* const next = counters + part * digit.buckets();
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t index = indices[i];
-      if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(num_rows)) bad.note(i);
-      keys[i] = format.key(index == padding_idx ? num_rows : index, i);
+      const uint64_t moved = key(i);
+      to[next[digit(moved)]++] = moved;
     }
   });
 }
 
-// One stable pass on the digit at `shift`. Every part counts its own range, and the offsets run
-// over digits first and parts second, so the result does not depend on how many parts there are.
-void radix_pass(const uint64_t* from, uint64_t* to, int64_t count, int shift, int digit_bits,
-                int64_t parts) {
-  const int64_t buckets = int64_t{1} << digit_bits;
-  const uint64_t mask = buckets - 1;
-  std::vector<int64_t> offsets(parts * buckets);
-  const auto range = [&](int64_t part) { return part * count / parts; };
-  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t p = first; p < last; ++p) {
-      int64_t* histogram = offsets.data() + p * buckets;
-      for (int64_t i = range(p); i < range(p + 1); ++i) ++histogram[(from[i] >> shift) & mask];
+// From sorted keys to groups: every part counts the rows that begin in it, and then writes them.
+RowGroups groups_of(const Parts& parts, const uint64_t* keys, const KeyFormat& format,
+                    const Groups& groups, Counter* begun, Scratch memory) {
+  const auto begins = [&](int64_t i) {
+    return i == 0 || format.row(keys[i]) != format.row(keys[i - 1]);
+  };
+  parts.run([&](int64_t part, int64_t begin, int64_t end) {
+    Counter count = 0;
+    for (int64_t i = begin; i < end; ++i) count += begins(i);
+    begun[part] = count;
+  });
+  Counter all = 0;
+  for (int64_t part = 0; part < parts.count; ++part) all += std::exchange(begun[part], all);
+  parts.run([&](int64_t part, int64_t i, int64_t end) {
+    for (; i < end && !begins(i); ++i) groups.sources[i] = format.source(keys[i]);
+    int64_t group = int64_t{begun[part]} - 1, row = -1, start = 0;
+    for (; i < end; ++i) {  // without a branch: whether a row begins is a matter of chance
+      groups.sources[i] = format.source(keys[i]);
+      const bool is_new = format.row(keys[i]) != row;
+      row = format.row(keys[i]);
+      start = is_new ? i : start;
+      group += is_new;
+      groups.rows[group] = row;
+      groups.starts[group] = start;
     }
   });
-  int64_t offset = 0;
-  for (int64_t digit = 0; digit < buckets; ++digit) {
-    for (int64_t p = 0; p < parts; ++p) {
-      offset += std::exchange(offsets[p * buckets + digit], offset);
-    }
-  }
-  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t p = first; p < last; ++p) {
-      int64_t* next = offsets.data() + p * buckets;
-      for (int64_t i = range(p); i < range(p + 1); ++i)
-        to[next[(from[i] >> shift) & mask]++] = from[i];
-    }
-  });
+  return groups.result(all, parts.lookups, std::move(memory));
 }
 
-void sort_keys(Keys& keys, int64_t count, const KeyFormat& format) {
-  if (count <= kComparisonSort) {
-    std::sort(keys.get(), keys.get() + count);  // positions make every key distinct
-    return;
+// A radix sort on as many bits as rows have.
+template <typename Index, typename Check>
+RowGroups group_by_sorting(const Reader<Index>& read, Parts parts, const KeyFormat& format,
+                           const Check& check) {
+  const int64_t count = parts.lookups;
+  const int passes = fastest_passes(count, format.row_bits);
+  const int bits = (format.row_bits + passes - 1) / passes;
+  const int64_t counted = parts.count << bits;
+  Scratch memory(Groups::bytes(count) + Scratch::bytes_for<Counter>(counted) +
+                 2 * Scratch::bytes_for<uint64_t>(count));
+  const Groups groups(memory, count);
+  auto* const counters = memory.take<Counter>(counted);
+  auto* keys = memory.take<uint64_t>(count);
+  auto* others = memory.take<uint64_t>(count);
+  BadIndex bad;
+  Digit digit{format.source_bits, bits};
+  const auto key = [&](int64_t i) { return format.key(read.row(i), read.source(i)); };
+  const auto checked_key = [&](int64_t i) {
+    if (read.is_bad(i)) bad.note(i);
+    return key(i);
+  };
+  count_digits(parts, digit, checked_key, counters);
+  check(bad);
+  move_by_digit(parts, digit, key, counters, keys);
+  for (int pass = 1; pass < passes; ++pass) {
+    digit.shift += bits;
+    const auto moved = [&](int64_t i) { return keys[i]; };
+    count_digits(parts, digit, moved, counters);
+    move_by_digit(parts, digit, moved, counters, others);
+    std::swap(keys, others);
   }
-  const int passes = (format.row_bits + kMaxDigitBits - 1) / kMaxDigitBits;
-  if (passes == 0) return;
-  const int digit_bits = (format.row_bits + passes - 1) / passes;
-  const int64_t parts = parts_for(count);
-  Keys other = std::make_unique_for_overwrite<uint64_t[]>(count);
-  for (int pass = 0; pass < passes; ++pass) {
-    radix_pass(keys.get(), other.get(), count, format.position_bits + pass * digit_bits, digit_bits,
-               parts);
-    std::swap(keys, other);
+  while (parts.lookups > 0 && format.row(keys[parts.lookups - 1]) == read.num_rows) {
+    --parts.lookups;  // padding
   }
-}
-
-RowGroups groups_of(const uint64_t* keys, int64_t count, int64_t num_rows,
-                    const KeyFormat& format) {
-  RowGroups groups;
-  while (count > 0 && format.row(keys[count - 1]) == num_rows) --count;  // padding
-  groups.lookups = count;
-  groups.rows = std::make_unique_for_overwrite<int64_t[]>(count);
-  groups.starts = std::make_unique_for_overwrite<int64_t[]>(count + 1);
-  groups.positions = std::make_unique_for_overwrite<int64_t[]>(count);
-  int64_t previous = -1;
-  for (int64_t i = 0; i < count; ++i) {
-    groups.positions[i] = format.position(keys[i]);
-    const int64_t row = format.row(keys[i]);
-    if (row == previous) continue;
-    groups.rows[groups.count] = previous = row;
-    groups.starts[groups.count++] = i;
-  }
-  groups.starts[groups.count] = count;
-  return groups;
+  return groups_of(parts, keys, format, groups, counters, std::move(memory));
 }
 
 }  // namespace
 
-RowGroups group_by_row(const Indices& indices, int64_t num_rows, int64_t padding_idx,
-                       const char* op) {
+RowGroups group_by_row(const GroupedLookups& lookups, const char* op) {
+  const int64_t count = lookups.indices.count, num_rows = lookups.num_rows;
   TORCH_CHECK(num_rows >= 0, op, ": num_weights must not be negative, but is ", num_rows);
-  const KeyFormat format{bits_of(num_rows), bits_of(indices.count)};
-  TORCH_CHECK(format.row_bits + format.position_bits <= 64, op, ": ", indices.count, " lookups in ",
-              num_rows, " rows are more than 64 bits can number");
-  Keys keys = std::make_unique_for_overwrite<uint64_t[]>(indices.count);
-  BadIndex bad;
-  visit_indices(indices, [&](const auto* data) {
-    fill_keys(data, indices, num_rows, padding_idx, format, bad, keys.get());
+  const bool has_padding = lookups.padding_idx >= 0;
+  const KeyFormat format{std::max(1, bits_of(has_padding ? num_rows : num_rows - (num_rows > 0))),
+                         bits_of(lookups.sources ? lookups.num_sources : count)};
+  TORCH_CHECK(
+      count <= std::numeric_limits<Counter>::max() && format.row_bits + format.source_bits <= 64,
+      op, ": ", count, " lookups in ", num_rows,
+      " rows are more than 32 bits can count or 64 bits can number");
+  const Parts parts{parts_for(count * kElementsPerLookup), count};
+  const auto check = [&](const BadIndex& bad) {
+    check_lookups(bad, lookups.indices, num_rows, op);
+  };
+  return visit_indices(lookups.indices, [&]<typename Index>(const Index* indices) {
+    const Reader<Index> read{indices, num_rows, lookups.padding_idx, lookups.sources};
+    if (num_rows <= kMaxCounters && num_rows * kLookupsPerCounter <= count) {
+      return group_by_counting(read, parts, check);
+    }
+    return group_by_sorting(read, parts, format, check);
   });
-  check_lookups(bad, indices, num_rows, op);
-  sort_keys(keys, indices.count, format);
-  return groups_of(keys.get(), indices.count, num_rows, format);
 }
 
 }  // namespace myemb

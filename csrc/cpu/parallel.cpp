@@ -1,5 +1,6 @@
 #include <cpu/parallel.h>
 
+#include <cpu/tensors.h>
 #include <myemb/ops.h>
 
 #include <memory>
@@ -58,14 +59,65 @@ void sum_shared_segment(const SegmentSum& args, int64_t segment, int64_t parts) 
   const int64_t row_bytes = args.rows.dim * (args.rows.dtype == Dtype::Double ? 8 : 4);
   const auto partials = std::make_unique_for_overwrite<char[]>(chunks * row_bytes);
   std::vector<int64_t> counted(chunks);
-  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t c = first * chunks / parts; c < last * chunks / parts; ++c) {
+  parallel_parts(parts, [&](int64_t part) {
+    for (int64_t c = part * chunks / parts; c < (part + 1) * chunks / parts; ++c) {
       counted[c] = kernels().segment_sum_chunk(args, segment, c, partials.get() + c * row_bytes);
     }
   });
   int64_t total = 0;
   for (const int64_t n : counted) total += n;
   kernels().segment_sum_combine(args, segment, partials.get(), chunks, total);
+}
+
+// What segment_max_part can number.
+constexpr int64_t kMaxPart = int64_t{1} << 30;
+
+std::vector<int64_t> segments_longer_than(const Segments& segments, int64_t lookups) {
+  std::vector<int64_t> found;
+  for (int64_t s = 0; s < segments.count; ++s) {
+    if (segments.end(s) - segments.begin(s) > lookups) found.push_back(s);
+  }
+  return found;
+}
+
+// The first of the lookups [begin, end) that is not left out, or end.
+int64_t first_counted(const SegmentMax& args, int64_t begin, int64_t end) {
+  return visit_indices(args.indices, [&](const auto* indices) {
+    const auto counts = [&](int64_t index) {
+      return index >= 0 && index < args.rows.count && index != args.padding_idx;
+    };
+    return std::find_if(indices + begin, indices + end, counts) - indices;
+  });
+}
+
+void max_of_shared_segment(const SegmentMax& args, int64_t segment, int64_t threads) {
+  const int64_t begin = args.segments.begin(segment), lookups = args.segments.end(segment) - begin;
+  const int64_t parts = std::max(threads, (lookups + kMaxPart - 1) / kMaxPart);
+  const int64_t dim = args.rows.dim, row_bytes = dim * (args.rows.dtype == Dtype::Double ? 8 : 4);
+  const auto best = std::make_unique_for_overwrite<char[]>(parts * row_bytes);
+  const auto positions = std::make_unique_for_overwrite<int64_t[]>(parts * dim);
+  const int64_t start = first_counted(args, begin, begin + lookups);
+  const auto border = [&](int64_t part) { return begin + part * lookups / parts; };
+  int64_t first = -1;  // the part that starts the segment
+  for (int64_t part = 0; part < parts; ++part) {
+    if (border(part) <= start && start < border(part + 1)) first = part;
+  }
+  parallel_parts(parts, [&](int64_t part) {
+    kernels().segment_max_part(args, border(part), border(part + 1), part == first,
+                               best.get() + part * row_bytes, positions.get() + part * dim);
+  });
+  kernels().segment_max_combine(args, segment, best.get(), positions.get(), first, parts);
+}
+
+// Calls f(begin, end) for the ranges of segments between those that are shared.
+template <typename F>
+void for_unshared(const std::vector<int64_t>& shared, int64_t begin, int64_t end, const F& f) {
+  for (const int64_t s : shared) {
+    if (s < begin || s >= end) continue;
+    f(begin, s);
+    begin = s + 1;
+  }
+  f(begin, end);
 }
 
 }  // namespace
@@ -75,30 +127,44 @@ void parallel_segments(const Segments& segments, int64_t elements_per_lookup,
   const int64_t parts = parts_for(total_cost(segments) * elements_per_lookup);
   if (parts == 1) return f(0, segments.count);
   const auto borders = balanced_borders(segments, parts);
-  at::parallel_for(0, parts, 1,
-                   [&](int64_t first, int64_t last) { f(borders[first], borders[last]); });
+  parallel_parts(parts, [&](int64_t part) { f(borders[part], borders[part + 1]); });
 }
 
 void run_segment_sum(const SegmentSum& args) {
-  const int64_t parts = parts_for(total_cost(args.segments) * args.rows.dim);
-  if (parts == 1) return kernels().segment_sum(args, 0, args.segments.count);
+  const int64_t parts = parts_for((total_cost(args.segments) + args.zeroed_rows) * args.rows.dim);
+  const auto zero_gaps = [&](int64_t part) {
+    if (args.zeroed_rows == 0) return;
+    const int64_t begin = part * args.zeroed_rows / parts;
+    const int64_t* const rows_end = args.out_rows + args.segments.count;
+    const int64_t* const row = std::lower_bound(args.out_rows, rows_end, begin);
+    kernels().zero_gaps(args, begin, (part + 1) * args.zeroed_rows / parts, row - args.out_rows);
+  };
+  if (parts == 1) {
+    zero_gaps(0);
+    return kernels().segment_sum(args, 0, args.segments.count);
+  }
   const auto borders = balanced_borders(args.segments, parts);
   const auto shared = long_segments(args.segments, borders);
-  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-    int64_t begin = borders[first];
-    for (const int64_t s : shared) {
-      if (s < begin || s >= borders[last]) continue;
-      kernels().segment_sum(args, begin, s);
-      begin = s + 1;
-    }
-    kernels().segment_sum(args, begin, borders[last]);
+  parallel_parts(parts, [&](int64_t part) {
+    zero_gaps(part);
+    for_unshared(shared, borders[part], borders[part + 1],
+                 [&](int64_t begin, int64_t end) { kernels().segment_sum(args, begin, end); });
   });
   for (const int64_t s : shared) sum_shared_segment(args, s, parts);
 }
 
 void run_segment_max(const SegmentMax& args) {
-  parallel_segments(args.segments, args.rows.dim,
-                    [&](int64_t begin, int64_t end) { kernels().segment_max(args, begin, end); });
+  const int64_t parts = parts_for(total_cost(args.segments) * args.rows.dim);
+  const bool too_long = args.segments.total > kMaxPart;  // perhaps for a kernel
+  if (parts == 1 && !too_long) return kernels().segment_max(args, 0, args.segments.count);
+  const auto borders = balanced_borders(args.segments, parts);
+  const auto shared = too_long ? segments_longer_than(args.segments, kMaxPart)
+                               : long_segments(args.segments, borders);
+  parallel_parts(parts, [&](int64_t part) {
+    for_unshared(shared, borders[part], borders[part + 1],
+                 [&](int64_t begin, int64_t end) { kernels().segment_max(args, begin, end); });
+  });
+  for (const int64_t s : shared) max_of_shared_segment(args, s, parts);
 }
 
 int64_t count_parallel_threads() {

@@ -22,18 +22,24 @@ inline int64_t parts_for(int64_t elements) {
   return std::min<int64_t>(at::get_num_threads(), elements / kGrain);
 }
 
+// Runs f(part) for every part, each in a thread of its own if there are as many.
+template <typename F>
+void parallel_parts(int64_t parts, const F& f) {
+  if (parts == 1) return f(int64_t{0});
+  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part) f(part);
+  });
+}
+
 // Runs f(begin, end) over [0, count) in equal parts, given how many elements they stand for in all.
 template <typename F>
 void parallel_ranges(int64_t count, int64_t elements, const F& f) {
   const int64_t parts = parts_for(elements);
-  if (parts == 1) return f(int64_t{0}, count);
-  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t p = first; p < last; ++p) f(p * count / parts, (p + 1) * count / parts);
-  });
+  parallel_parts(parts, [&](int64_t part) { f(part * count / parts, (part + 1) * count / parts); });
 }
 
-// Run a kernel over all its segments, in parts of about as many lookups. In a sum, a segment so
-// long that it would hold up the others is cut at chunk borders and shared.
+// Run a kernel over all its segments, in parts of about as many lookups. A segment so long that it
+// would hold up the others is shared; in a sum, cut at chunk borders.
 void run_segment_sum(const SegmentSum& args);
 void run_segment_max(const SegmentMax& args);
 

@@ -28,11 +28,13 @@ at::Tensor& embedding_renorm_cpu_(at::Tensor& self, const at::Tensor& indices, d
   check_embedding_renorm(self, indices);
   at::assert_no_internal_overlap(self);
   const at::Tensor lookups = kernel_indices(indices);
-  const RowGroups groups = group_by_row(indices_of(lookups), self.size(0), -1, "embedding_renorm_");
+  const RowGroups groups =
+      group_by_row({indices_of(lookups), self.size(0), -1}, "embedding_renorm_");
   if (groups.count == 0) return self;
   if (self.is_complex()) {
-    renorm_complex(self, at::from_blob(groups.rows.get(), {groups.count}, at::kLong), max_norm,
-                   norm_type);
+    renorm_complex(self,
+                   at::from_blob(const_cast<int64_t*>(groups.rows), {groups.count}, at::kLong),
+                   max_norm, norm_type);
     return self;
   }
   const RowRenorm args{
@@ -41,7 +43,8 @@ at::Tensor& embedding_renorm_cpu_(at::Tensor& self, const at::Tensor& indices, d
       .dim = self.size(1),
       .row_stride = self.stride(0),
       .column_stride = self.stride(1),
-      .indices = groups.rows.get(),
+      .rows = groups.rows,
+      .count = groups.count,
       .max_norm = max_norm,
       .norm_type = norm_type,
   };

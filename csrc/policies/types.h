@@ -49,4 +49,9 @@ MYEMB_HOST_INLINE decltype(auto) visit(Dtype dtype, F&& f) {
   }
 }
 
+// Bytes of an element.
+MYEMB_HOST_INLINE int64_t size_of(Dtype dtype) {
+  return visit(dtype, []<typename T>(T) { return int64_t{sizeof(T)}; });
+}
+
 }  // namespace myemb

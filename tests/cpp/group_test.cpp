@@ -42,9 +42,9 @@ void expect_sorted(const std::vector<Index>& lookups, int64_t num_rows, int64_t 
   std::stable_sort(positions.begin(), positions.end(),
                    [&](int64_t a, int64_t b) { return lookups[a] < lookups[b]; });
 
-  const RowGroups groups = group_by_row(view_of(lookups), num_rows, padding_idx, "embedding");
+  const RowGroups groups = group_by_row({view_of(lookups), num_rows, padding_idx}, "embedding");
   ASSERT_EQ(groups.lookups, static_cast<int64_t>(positions.size()));
-  EXPECT_TRUE(std::equal(positions.begin(), positions.end(), groups.positions.get()));
+  EXPECT_TRUE(std::equal(positions.begin(), positions.end(), groups.sources));
   EXPECT_EQ(groups.starts[0], 0);
   EXPECT_EQ(groups.starts[groups.count], groups.lookups);
   for (int64_t g = 0; g < groups.count; ++g) {
@@ -53,7 +53,7 @@ void expect_sorted(const std::vector<Index>& lookups, int64_t num_rows, int64_t 
       ASSERT_LT(groups.rows[g - 1], groups.rows[g]);
     }
     for (int64_t i = groups.starts[g]; i < groups.starts[g + 1]; ++i) {
-      ASSERT_EQ(lookups[groups.positions[i]], groups.rows[g]);
+      ASSERT_EQ(lookups[groups.sources[i]], groups.rows[g]);
     }
   }
 }
@@ -80,7 +80,7 @@ TEST(GroupByRow, RowsBeyond32Bits) {
 
 TEST(GroupByRow, NothingButPadding) {
   const std::vector<int64_t> lookups(1000, 7);
-  const RowGroups groups = group_by_row(view_of(lookups), 10, 7, "embedding");
+  const RowGroups groups = group_by_row({view_of(lookups), 10, 7}, "embedding");
   EXPECT_EQ(groups.count, 0);
   EXPECT_EQ(groups.lookups, 0);
 }
@@ -90,7 +90,7 @@ TEST(GroupByRow, RefusesAnIndexOutOfRange) {
     for (const int64_t bad : {int64_t{-1}, int64_t{10}, INT64_MIN, INT64_MAX}) {
       std::vector<int64_t> lookups(count, 3);
       lookups[count - 2] = bad;
-      EXPECT_THROW(group_by_row(view_of(lookups), 10, kNoPadding, "embedding"), c10::IndexError);
+      EXPECT_THROW(group_by_row({view_of(lookups), 10, kNoPadding}, "embedding"), c10::IndexError);
     }
   }
 }

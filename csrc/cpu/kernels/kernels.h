@@ -41,13 +41,14 @@ struct SegmentSum {
   Rows rows;
   Indices indices;
   Segments segments;
-  const void* weights;       // accumulator type, one per lookup; null: 1
-  int64_t padding_idx;       // lookups of this row are left out; -1: none
-  bool average;              // divide by the number of lookups that were not left out
-  const int64_t* positions;  // mode max's gradient: lookup i adds only the columns d with
-  const int64_t* lookups;    //   positions[index_i][d] == lookups[i]; null: all columns
-  const int64_t* out_rows;   // null: segment s is row s
-  void* out;                 // dtype of rows, contiguous
+  const void* weights = nullptr;       // accumulator type, one per lookup; null: 1
+  int64_t padding_idx = -1;            // lookups of this row are left out; -1: none
+  bool average = false;                // divide by the number of lookups that were not left out
+  const int64_t* positions = nullptr;  // mode max's gradient: lookup i adds only the columns d with
+  const int64_t* lookups = nullptr;    //   positions[index_i][d] == lookups[i]; null: all columns
+  const int64_t* out_rows = nullptr;   // (segments) ascending; null: segment s is row s
+  int64_t zeroed_rows = 0;  // rows of out, if those of no segment get zeros; 0: they stay
+  void* out;                // dtype of rows, contiguous
   BadIndex* bad;
 };
 
@@ -89,20 +90,24 @@ struct RowDot {
   BadIndex* bad;
 };
 
-// Scales the rows whose norm exceeds max_norm; indices are distinct and valid.
+// Scales the rows whose norm exceeds max_norm; they are distinct and valid.
 struct RowRenorm {
   void* data;
   Dtype dtype;
   int64_t dim;
   int64_t row_stride;
   int64_t column_stride;
-  const int64_t* indices;
+  const int64_t* rows;
+  int64_t count;  // of rows
   double max_norm;
   double norm_type;
 };
 
 struct Kernels {
   void (*segment_sum)(const SegmentSum&, int64_t begin, int64_t end);
+  // Zeros the rows [begin, end) of out but for those of segments, of which `segment` is the first
+  // one there.
+  void (*zero_gaps)(const SegmentSum&, int64_t begin, int64_t end, int64_t segment);
   // The sum of chunk `chunk` of segment `segment` into a row of accumulators; returns how many
   // lookups it added. For a segment that several threads share.
   int64_t (*segment_sum_chunk)(const SegmentSum&, int64_t segment, int64_t chunk, void* partial);
@@ -110,6 +115,14 @@ struct Kernels {
   void (*segment_sum_combine)(const SegmentSum&, int64_t segment, const void* partials,
                               int64_t chunks, int64_t counted);
   void (*segment_max)(const SegmentMax&, int64_t begin, int64_t end);
+  // The maxima of the lookups [begin, end), fewer than 2^31, of a segment that several threads
+  // share: dim accumulators and dim positions. If `starts`, the first lookup that is not left out
+  // is the segment's first; else they begin with -inf at position -1.
+  void (*segment_max_part)(const SegmentMax&, int64_t begin, int64_t end, bool starts, void* best,
+                           int64_t* positions);
+  // Joins the parts, left to right, of which `first` starts the segment, and stores its row.
+  void (*segment_max_combine)(const SegmentMax&, int64_t segment, const void* best,
+                              const int64_t* positions, int64_t first, int64_t parts);
   void (*lookup)(const Lookup&, int64_t begin, int64_t end);
   void (*row_dot)(const RowDot&, int64_t begin, int64_t end);
   void (*row_renorm)(const RowRenorm&, int64_t begin, int64_t end);
@@ -118,15 +131,19 @@ struct Kernels {
 // The table for the instruction set that at::get_cpu_capability() names; chosen once per process.
 const Kernels& kernels();
 
-#define MYEMB_DECLARE_KERNELS(isa)                                                     \
-  namespace isa {                                                                      \
-  void segment_sum(const SegmentSum&, int64_t, int64_t);                               \
-  int64_t segment_sum_chunk(const SegmentSum&, int64_t, int64_t, void*);               \
-  void segment_sum_combine(const SegmentSum&, int64_t, const void*, int64_t, int64_t); \
-  void segment_max(const SegmentMax&, int64_t, int64_t);                               \
-  void lookup(const Lookup&, int64_t, int64_t);                                        \
-  void row_dot(const RowDot&, int64_t, int64_t);                                       \
-  void row_renorm(const RowRenorm&, int64_t, int64_t);                                 \
+#define MYEMB_DECLARE_KERNELS(isa)                                                           \
+  namespace isa {                                                                            \
+  void segment_sum(const SegmentSum&, int64_t, int64_t);                                     \
+  void zero_gaps(const SegmentSum&, int64_t, int64_t, int64_t);                              \
+  int64_t segment_sum_chunk(const SegmentSum&, int64_t, int64_t, void*);                     \
+  void segment_sum_combine(const SegmentSum&, int64_t, const void*, int64_t, int64_t);       \
+  void segment_max(const SegmentMax&, int64_t, int64_t);                                     \
+  void segment_max_part(const SegmentMax&, int64_t, int64_t, bool, void*, int64_t*);         \
+  void segment_max_combine(const SegmentMax&, int64_t, const void*, const int64_t*, int64_t, \
+                           int64_t);                                                         \
+  void lookup(const Lookup&, int64_t, int64_t);                                              \
+  void row_dot(const RowDot&, int64_t, int64_t);                                             \
+  void row_renorm(const RowRenorm&, int64_t, int64_t);                                       \
   }
 
 MYEMB_DECLARE_KERNELS(baseline)

@@ -7,15 +7,8 @@
 namespace myemb::MYEMB_ISA {
 namespace {
 
-// How far ahead of its use a row is asked for.
-inline constexpr int64_t kPrefetchBytes = 8192;
-
 // A copy needs no register for long: a tile of it may be wider than one of sums.
 inline constexpr int kCopyVectors = 16;
-
-// A result from this size on is not going to be read from a core's own cache: whole lines are
-// written past it, which need not be read first. That made lookups of 16 MiB 1.5 times as fast.
-inline constexpr int64_t kStreamBytes = int64_t{16} << 20;
 
 // Copies rows of bytes whose columns are next to each other.
 template <typename Index>
@@ -27,22 +20,14 @@ class RowCopies {
         stride_(args.row_stride * args.element_size),
         ahead_(kPrefetchBytes / bytes_ + 1) {}
 
-  // As in RowSums, the width of a row of one tile is looked at once for all lookups.
   void copy(int64_t begin, int64_t end) const {
-    if (can_stream()) return stream_rows(begin, end);
-    const int64_t step = bytes_ <= kTileColumns<uint8_t, kCopyVectors> ? end - begin : 1;
-    for (int64_t i = begin; i < end; i += step) {
-      cover_columns<uint8_t, kCopyVectors>(bytes_,
-                                           [&](auto columns) { copy_tile(columns, i, i + step); });
-    }
+    if (is_streamed(args_.out, args_.indices.count, bytes_)) return stream_rows(begin, end);
+    for_tiles<uint8_t, kCopyVectors>(
+        bytes_, begin, end,
+        [&](auto columns, int64_t first, int64_t last) { copy_tile(columns, first, last); });
   }
 
  private:
-  bool can_stream() const {
-    return args_.indices.count * bytes_ >= kStreamBytes && bytes_ % kLineBytes == 0 &&
-           reinterpret_cast<uintptr_t>(args_.out) % kLineBytes == 0;
-  }
-
   template <int L, int V>
   [[gnu::noinline]] void copy_tile(Columns<L, V> columns, int64_t begin, int64_t end) const {
     const Lookups<Index> lookups(args_.indices, ahead_);
@@ -77,7 +62,7 @@ class RowCopies {
       const char* const from = static_cast<const char*>(args_.table) + index * stride_;
       char* const to = static_cast<char*>(args_.out) + i * bytes;
       for (int64_t at = 0; at < bytes; at += kVectorBytes) {
-        stream(to + at, load_raw<Vector<char, kVectorBytes>>(from + at));
+        stream_bytes(to + at, load_raw<Vector<char, kVectorBytes>>(from + at));
       }
     });
     finish_streaming();

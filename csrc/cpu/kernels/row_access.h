@@ -11,6 +11,20 @@ namespace myemb::MYEMB_ISA {
 
 inline constexpr int64_t kLineBytes = 64;  // of a cache
 
+// How far ahead of its use a row is asked for: far enough to hide DRAM, little enough to stay in
+// L1.
+inline constexpr int64_t kPrefetchBytes = 8192;
+
+// A result from this size on is not going to be read from a core's own cache: whole lines are
+// written past it, which need not be read first. That made lookups of 16 MiB 1.5 times as fast.
+inline constexpr int64_t kStreamBytes = int64_t{16} << 20;
+
+// Whether rows written to `out` are written so.
+MYEMB_INLINE bool is_streamed(const void* out, int64_t rows, int64_t row_bytes) {
+  return rows * row_bytes >= kStreamBytes && row_bytes % kLineBytes == 0 &&
+         reinterpret_cast<uintptr_t>(out) % kLineBytes == 0;
+}
+
 MYEMB_INLINE bool is_row(int64_t index, int64_t num_rows) {
   return static_cast<uint64_t>(index) < static_cast<uint64_t>(num_rows);
 }

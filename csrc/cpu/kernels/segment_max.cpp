@@ -1,125 +1,230 @@
 // gather-reduce by maximum, with where each maximum came from.
+//
+// Only a greater value replaces one, so the first of equals wins and NaN counts only if the segment
+// starts with it.
 
-#include <cpu/kernels/row_list.h>
+#include <cpu/kernels/row_tiles.h>
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 
 namespace myemb::MYEMB_ISA {
 namespace {
 
-// The integer of the width of A, so that values and list slots share a vector's lanes.
 template <typename A>
-using Slot = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
+inline constexpr A kLeast = -std::numeric_limits<A>::infinity();
 
-// best = max_i weight_i * row_i over one list, and the slot that gave it. Only a greater value
-// replaces one, so the first of equals wins and NaN counts only if the bag starts with it. A list
-// that starts a bag starts from its first row; any other from -inf and slot -1, which never
-// replaces what came before.
-template <bool kWeighted, typename T>
-void max_list(const RowList<T>& list, int64_t dim, bool starts_bag, Accumulator<T>* best,
-              Slot<Accumulator<T>>* slots) {
+// The integer of the width of A, so that values and places share a vector's lanes. A place is
+// counted from the first lookup on.
+template <typename A>
+using Place = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
+
+// The maxima of a tile of columns. Without places, half of the registers and instructions.
+template <typename T, typename Index, bool kPlaces, int L, int V>
+class TileMaxima {
+ public:
   using A = Accumulator<T>;
-  cover_columns<A>(dim, [&]<int L, int V>(Columns<L, V> columns) {
-    using Values = Vector<A, L>;
-    using SlotsOf = Vector<Slot<A>, L>;
-    const auto value = [&](int i, int v) {
-      Values x = load<L>(list.rows[i] + columns[v]);
-      if constexpr (kWeighted) x = x * list.weights[i];
-      return x;
-    };
-    Values top[V];
-    SlotsOf slot[V];
+  using Places = Vector<Place<A>, L>;
+
+  MYEMB_INLINE TileMaxima(const SegmentMax& args, Columns<L, V> columns)
+      : rows_(args, columns), weights_(static_cast<const A*>(args.weights)) {}
+
+  // The lookups [begin, end), as segment_max_part has them; returns whether any was not left out.
+  MYEMB_INLINE bool add_segment(int64_t begin, int64_t end, bool starts) {
     for (int v = 0; v < V; ++v) {
-      top[v] = starts_bag ? value(0, v) : Values{} - std::numeric_limits<A>::infinity();
-      slot[v] = starts_bag ? SlotsOf{} : SlotsOf{} - 1;
+      best[v] = Vector<A, L>{} + kLeast<A>;
+      if constexpr (kPlaces) places[v] = Places{} - 1;
     }
-    for (int i = starts_bag; i < list.count; ++i) {
-      for (int v = 0; v < V; ++v) {
-        const Values x = value(i, v);
-        slot[v] = x > top[v] ? SlotsOf{} + i : slot[v];
-        top[v] = x > top[v] ? x : top[v];
-      }
+    Places always = starts ? Places{} - 1 : Places{};  // what the first row does to every column
+    int64_t left_out = 0;
+    for (int64_t i = begin; i < end;) {
+      const int64_t stop = rows_.step_end(i, end);
+      rows_.step(i, stop, left_out, [&](int64_t at, const auto& vector) MYEMB_INLINE_LAMBDA {
+        const auto place = static_cast<Place<A>>(at - begin);
+        for (int v = 0; v < V; ++v) {
+          Vector<A, L> x = vector(v);
+          if (weights_) x = x * weights_[at];
+          const auto replaces = (x > best[v]) | always;
+          best[v] = replaces ? x : best[v];
+          if constexpr (kPlaces) places[v] = replaces ? Places{} + place : places[v];
+        }
+        always = Places{};
+      });
+      i = stop;
     }
-    for (int v = 0; v < V; ++v) {
-      store<L>(best + columns[v], top[v]);
-      std::memcpy(slots + columns[v], &slot[v], sizeof(SlotsOf));
-    }
-  });
+    return left_out < end - begin;
+  }
+
+  MYEMB_INLINE void note_bad_index() const { rows_.note_bad_index(); }
+
+  Vector<A, L> best[V];
+  Places places[V];
+
+ private:
+  TileRows<T, Index, /*kWeighted=*/false, L, V> rows_;
+  const A* const weights_;  // not known to the compiler: a rare case, and half of the code
+};
+
+// Places as positions: -1 stays.
+template <int L, typename P>
+MYEMB_INLINE void store_positions(int64_t* to, Vector<P, L> places, int64_t begin) {
+  P lanes[L];
+  std::memcpy(lanes, &places, sizeof(lanes));
+  for (int l = 0; l < L; ++l) to[l] = lanes[l] < 0 ? -1 : begin + lanes[l];
 }
 
-template <typename T>
-class SegmentMaximizer {
+// Where a segment's maxima go: a row of the output, or a part of a shared segment.
+template <typename A>
+struct Part {
+  bool starts;
+  A* best;  // null: not a part
+  int64_t* positions;
+};
+
+// Maxima of a table whose columns are next to each other.
+template <typename T, typename Index, bool kPlaces>
+class RowMaxima {
  public:
   using A = Accumulator<T>;
 
-  explicit SegmentMaximizer(const SegmentMax& args)
-      : args_(args),
-        dim_(args.rows.dim),
-        gatherer_(args.rows, args.indices, args.weights, args.padding_idx, args.bad),
-        best_(new A[dim_]),
-        candidate_(new A[dim_]),
-        slots_(new Slot<A>[dim_]),
-        positions_(new int64_t[dim_]) {}
+  RowMaxima(const SegmentMax& args, Part<A> part) : args_(args), part_(part) {}
 
-  void max_segment(int64_t segment) {
-    const int64_t begin = args_.segments.begin(segment), end = args_.segments.end(segment);
-    bool started = false;
-    for (int64_t chunk = begin; chunk < end; chunk += kChunk) {
-      gatherer_.gather(chunk, std::min(end, chunk + kChunk), list_);
-      if (list_.count == 0) continue;
-      max_gathered(!started, started ? candidate_.get() : best_.get());
-      for (int64_t d = 0; d < dim_; ++d) {
-        if (started && !(candidate_[d] > best_[d])) continue;
-        if (started) best_[d] = candidate_[d];
-        positions_[d] = list_.lookups[slots_[d]];
-      }
-      started = true;
-    }
-    if (!started) {
-      std::fill_n(best_.get(), dim_, A(0));
-      std::fill_n(positions_.get(), dim_, -1);
-    }
-    write(segment);
+  void max(int64_t begin, int64_t end) const {
+    for_tiles<A, kVectors>(
+        args_.rows.dim, begin, end,
+        [&](auto columns, int64_t first, int64_t last) { max_tile(columns, first, last); });
   }
 
  private:
-  void max_gathered(bool starts_bag, A* best) {
-    if (args_.weights) {
-      max_list<true>(list_, dim_, starts_bag, best, slots_.get());
-    } else {
-      max_list<false>(list_, dim_, starts_bag, best, slots_.get());
-    }
-  }
+  static constexpr int kVectors = kPlaces ? kTileVectors / 2 : kTileVectors;
 
-  void write(int64_t segment) const {
-    T* out = static_cast<T*>(args_.out) + segment * dim_;
-    cover_columns<A>(dim_, [&]<int L, int V>(Columns<L, V> columns) {
+  template <int L, int V>
+  [[gnu::noinline]] void max_tile(Columns<L, V> columns, int64_t begin, int64_t end) const {
+    TileMaxima<T, Index, kPlaces, L, V> tile(args_, columns);
+    const Segments segments = args_.segments;
+    const int64_t dim = args_.rows.dim;
+    const Part<A> part = part_;
+    T* const out = static_cast<T*>(args_.out);
+    int64_t* const positions = part.best ? part.positions : args_.positions;
+    for (int64_t s = begin; s < end; ++s) {
+      const int64_t first = segments.begin(s), row = s * dim;
+      const bool any = tile.add_segment(first, segments.end(s), part.starts);
       for (int v = 0; v < V; ++v) {
-        store<L>(out + columns[v], load<L>(best_.get() + columns[v]));
+        if (part.best) {
+          store<L>(part.best + columns[v], tile.best[v]);
+        } else {
+          store<L>(out + row + columns[v], any ? tile.best[v] : Vector<A, L>{});
+        }
+        if constexpr (kPlaces) {
+          store_positions<L, Place<A>>(positions + row + columns[v], tile.places[v], first);
+        }
       }
-    });
-    if (args_.positions) {
-      std::copy_n(positions_.get(), dim_, args_.positions + segment * dim_);
     }
+    tile.note_bad_index();
   }
 
   const SegmentMax& args_;
-  const int64_t dim_;
-  RowGatherer<T> gatherer_;
-  RowList<T> list_;
-  std::unique_ptr<A[]> best_;
-  std::unique_ptr<A[]> candidate_;
-  std::unique_ptr<Slot<A>[]> slots_;
-  std::unique_ptr<int64_t[]> positions_;
+  const Part<A> part_;
 };
+
+template <typename T>
+void max_rows(const SegmentMax& args, int64_t begin, int64_t end, Part<Accumulator<T>> part) {
+  const auto with_places = [&]<typename Index>(Index) {
+    if (args.positions || part.best) return RowMaxima<T, Index, true>(args, part).max(begin, end);
+    RowMaxima<T, Index, false>(args, part).max(begin, end);
+  };
+  args.indices.is_int64 ? with_places(int64_t{}) : with_places(int32_t{});
+}
+
+// What RowMaxima does not do, element by element: tables with strided columns or with none.
+template <typename T>
+void max_elements(const SegmentMax& args, int64_t begin, int64_t end, Part<Accumulator<T>> part) {
+  using A = Accumulator<T>;
+  const int64_t dim = args.rows.dim;
+  std::fill_n(part.best, dim, kLeast<A>);
+  std::fill_n(part.positions, dim, -1);
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t index = args.indices.is_int64 ? static_cast<const int64_t*>(args.indices.data)[i]
+                                                : static_cast<const int32_t*>(args.indices.data)[i];
+    if (!is_row(index, args.rows.count)) {
+      args.bad->note(i);
+    } else if (index != args.padding_idx) {
+      const T* row = static_cast<const T*>(args.rows.data) + index * args.rows.row_stride;
+      for (int64_t d = 0; d < dim; ++d) {
+        A x = load<1>(row + d * args.rows.column_stride);
+        if (args.weights) x = x * static_cast<const A*>(args.weights)[i];
+        if (!part.starts && !(x > part.best[d])) continue;
+        part.best[d] = x;
+        part.positions[d] = i;
+      }
+      part.starts = false;
+    }
+  }
+}
+
+// Joins parts and stores a segment's row.
+template <typename T>
+void store_maxima(const SegmentMax& args, int64_t segment, const Accumulator<T>* best,
+                  const int64_t* positions, int64_t first, int64_t parts) {
+  const int64_t dim = args.rows.dim;
+  for (int64_t d = 0; d < dim; ++d) {
+    int64_t from = first;  // the part that has the maximum, or -1
+    for (int64_t part = first + 1; first >= 0 && part < parts; ++part) {
+      if (best[part * dim + d] > best[from * dim + d]) from = part;
+    }
+    const int64_t at = from * dim + d;
+    store<1>(static_cast<T*>(args.out) + segment * dim + d, first < 0 ? 0 : best[at]);
+    if (args.positions) args.positions[segment * dim + d] = first < 0 ? -1 : positions[at];
+  }
+}
+
+bool by_element(const SegmentMax& args) {
+  return args.rows.column_stride != 1 || args.rows.dim == 0;
+}
+
+// The same as segment_max, by element.
+template <typename T>
+void max_segments_by_element(const SegmentMax& args, int64_t begin, int64_t end) {
+  using A = Accumulator<T>;
+  const int64_t dim = args.rows.dim;
+  const std::unique_ptr<A[]> best(new A[dim]);
+  const std::unique_ptr<int64_t[]> positions(new int64_t[dim]);
+  for (int64_t s = begin; s < end; ++s) {
+    max_elements<T>(args, args.segments.begin(s), args.segments.end(s),
+                    {/*starts=*/true, best.get(), positions.get()});
+    const bool any = dim > 0 && positions[0] >= 0;
+    store_maxima<T>(args, s, best.get(), positions.get(), any ? 0 : -1, 1);
+  }
+}
 
 }  // namespace
 
 void segment_max(const SegmentMax& args, int64_t begin, int64_t end) {
   visit(args.rows.dtype, [&]<typename T>(T) {
-    SegmentMaximizer<T> maximizer(args);
-    for (int64_t s = begin; s < end; ++s) maximizer.max_segment(s);
+    if (by_element(args)) return max_segments_by_element<T>(args, begin, end);
+    max_rows<T>(args, begin, end, {/*starts=*/true, nullptr, nullptr});
+  });
+}
+
+void segment_max_part(const SegmentMax& args, int64_t begin, int64_t end, bool starts, void* best,
+                      int64_t* positions) {
+  visit(args.rows.dtype, [&]<typename T>(T) {
+    const Part<Accumulator<T>> part{starts, static_cast<Accumulator<T>*>(best), positions};
+    if (by_element(args)) return max_elements<T>(args, begin, end, part);
+    const int64_t borders[] = {begin, end};
+    SegmentMax of_part = args;
+    of_part.segments = {
+        .starts = borders, .starts_count = 2, .length = 0, .count = 1, .total = end};
+    max_rows<T>(of_part, 0, 1, part);
+  });
+}
+
+void segment_max_combine(const SegmentMax& args, int64_t segment, const void* best,
+                         const int64_t* positions, int64_t first, int64_t parts) {
+  visit(args.rows.dtype, [&]<typename T>(T) {
+    store_maxima<T>(args, segment, static_cast<const Accumulator<T>*>(best), positions, first,
+                    parts);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <cpu/kernels/row_sums.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 
 namespace myemb::MYEMB_ISA {
@@ -11,11 +12,10 @@ namespace {
 // Sums in the loops of RowSums; returns how many lookups were left out.
 template <typename T>
 int64_t sum_rows(const SegmentSum& args, int64_t begin, int64_t end, bool rounded) {
-  const auto sum = [&]<typename Index>(Index) {
-    if (args.weights) return RowSums<T, Index, true>(args, rounded).sum(begin, end);
-    return RowSums<T, Index, false>(args, rounded).sum(begin, end);
-  };
-  return args.indices.is_int64 ? sum(int64_t{}) : sum(int32_t{});
+  return visit_lookups(args,
+                       [&]<typename Index, bool kWeighted>(Index, std::bool_constant<kWeighted>) {
+                         return RowSums<T, Index, kWeighted>(args, rounded).sum(begin, end);
+                       });
 }
 
 // The lookups [begin, end) of a segment as a segment of its own, summed into accumulators.
@@ -25,6 +25,7 @@ int64_t sum_part(SegmentSum args, int64_t begin, int64_t end, Accumulator<T>* ou
   args.segments = {.starts = borders, .starts_count = 2, .length = 0, .count = 1, .total = end};
   args.average = false;
   args.out_rows = nullptr;
+  args.zeroed_rows = 0;
   args.out = out;
   return end - begin - sum_rows<T>(args, 0, 1, /*rounded=*/false);
 }
@@ -124,6 +125,16 @@ class ElementSums {
   const std::unique_ptr<A[]> partial_;
 };
 
+void zero_bytes(char* to, int64_t bytes, bool streamed) {
+  if (!streamed) {
+    std::memset(to, 0, bytes);
+    return;
+  }
+  for (int64_t at = 0; at < bytes; at += kVectorBytes) {
+    stream_bytes(to + at, Vector<char, kVectorBytes>{});
+  }
+}
+
 bool by_element(const SegmentSum& args) {
   return args.rows.column_stride != 1 || args.positions || args.rows.dim == 0;
 }
@@ -135,6 +146,19 @@ void segment_sum(const SegmentSum& args, int64_t begin, int64_t end) {
     if (by_element(args)) return ElementSums<T>(args).sum(begin, end);
     sum_rows<T>(args, begin, end, /*rounded=*/true);
   });
+}
+
+void zero_gaps(const SegmentSum& args, int64_t begin, int64_t end, int64_t segment) {
+  const int64_t row_bytes = args.rows.dim * size_of(args.rows.dtype);
+  const bool streamed = is_streamed(args);
+  for (int64_t row = begin; row < end; ++row, ++segment) {
+    const bool is_last = segment >= args.segments.count;
+    const int64_t gap_end = is_last ? end : std::min(args.out_rows[segment], end);
+    char* const gap = static_cast<char*>(args.out) + row * row_bytes;
+    zero_bytes(gap, (gap_end - row) * row_bytes, streamed);
+    row = gap_end;
+  }
+  if (streamed) finish_streaming();
 }
 
 int64_t segment_sum_chunk(const SegmentSum& args, int64_t segment, int64_t chunk, void* partial) {

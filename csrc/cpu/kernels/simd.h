@@ -18,6 +18,9 @@
 #define MYEMB_ISA baseline
 #endif
 
+// MYEMB_INLINE for a lambda, behind its parameters.
+#define MYEMB_INLINE_LAMBDA __attribute__((always_inline))
+
 namespace myemb::MYEMB_ISA {
 
 #if defined(__AVX512F__)
@@ -251,21 +254,46 @@ MYEMB_INLINE void cover_columns(int64_t dim, const F& tile) {
   cover_rest<L, kVectors>(column, dim, tile);
 }
 
-// The columns that one tile can cover.
-template <typename A, int kVectors = kTileVectors>
-inline constexpr int64_t kTileColumns = kVectors * kWidestLanes<A>;
+// Calls f(columns, first, last) until all tiles of the rows [begin, end) are done. The width of a
+// row of one tile is looked at once for all rows, and not for each. A wider row is done before the
+// next one, so that its second tile finds pages, and often lines, at hand.
+template <typename A, int kVectors = kTileVectors, typename F>
+MYEMB_INLINE void for_tiles(int64_t dim, int64_t begin, int64_t end, const F& f) {
+  const int64_t step = dim <= kVectors * kWidestLanes<A> ? end - begin : 1;
+  for (int64_t row = begin; row < end; row += step) {
+    cover_columns<A, kVectors>(dim, [&](auto columns) { f(columns, row, row + step); });
+  }
+}
 
-// Writes past the caches, if the instruction set can: `to` is a multiple of the vector's size.
-MYEMB_INLINE void stream(char* to, Vector<char, kVectorBytes> bytes) {
+// Writes past the caches, if the instruction set can: `to` is a multiple of the block's size.
+template <typename Block>
+MYEMB_INLINE void stream_bytes(void* to, const Block& block) {
 #if defined(__AVX512F__)
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)bytes);
-#elif defined(__AVX2__)
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)bytes);
-#elif defined(__SSE2__)
-  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)bytes);
-#else
-  std::memcpy(to, &bytes, sizeof(bytes));
+  if constexpr (sizeof(Block) == 64) {
+    return _mm512_stream_si512(static_cast<__m512i*>(to), std::bit_cast<__m512i>(block));
+  }
 #endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(Block) == 32) {
+    return _mm256_stream_si256(static_cast<__m256i*>(to), std::bit_cast<__m256i>(block));
+  }
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(Block) == 16) {
+    return _mm_stream_si128(static_cast<__m128i*>(to), std::bit_cast<__m128i>(block));
+  }
+#endif
+  std::memcpy(to, &block, sizeof(Block));
+}
+
+// As store, past the caches.
+template <int L, typename T>
+MYEMB_INLINE void stream(T* to, Vector<Accumulator<T>, L> value) {
+  struct Rounded {
+    T lanes[L];
+  } rounded;
+  store<L>(rounded.lanes, value);
+  stream_bytes(to, rounded);
 }
 
 // Before another thread may read what was streamed.
