@@ -7,11 +7,14 @@
 namespace myemb {
 namespace {
 
-#define MYEMB_KERNELS(isa)                                                              \
-  Kernels {                                                                             \
-    isa::segment_sum, isa::zero_gaps, isa::segment_sum_chunk, isa::segment_sum_combine, \
-        isa::segment_max, isa::segment_max_part, isa::segment_max_combine, isa::lookup, \
-        isa::row_dot, isa::row_renorm                                                   \
+#define MYEMB_KERNELS(isa)                                                                        \
+  Kernels {                                                                                       \
+    .segment_sum = isa::segment_sum, .zero_gaps = isa::zero_gaps,                                 \
+    .segment_sum_chunk = isa::segment_sum_chunk, .segment_sum_combine = isa::segment_sum_combine, \
+    .segment_max = isa::segment_max, .segment_max_part = isa::segment_max_part,                   \
+    .segment_max_combine = isa::segment_max_combine, .max_scatter = isa::max_scatter,             \
+    .round_rows = isa::round_rows, .expand_bags = isa::expand_bags, .lookup = isa::lookup,        \
+    .row_dot = isa::row_dot, .row_renorm = isa::row_renorm,                                       \
   }
 
 Kernels choose_kernels() {

@@ -30,6 +30,7 @@ at::Tensor dense_backward_cpu(const at::Tensor& grad_output, const at::Tensor& i
   const GradientSource source{
       .grad_output = grad,
       .bags = sources.bags.get(),
+      .segments = bags.segments,
       .weights = sources.weights,
       .positions = positions ? argmax.const_data_ptr<int64_t>() : nullptr,
   };
@@ -64,7 +65,18 @@ void scale_by_frequency(LookupSources& sources, const CpuBags& bags, int64_t num
   }
 }
 
-// Every lookup is a segment of one. Padding points at a row after the last bag, which is left out.
+void check_rows(const CpuBags& bags, int64_t num_weights, const char* op) {
+  BadIndex bad;
+  visit_indices(bags.indices, [&](const auto* indices) {
+    parallel_ranges(bags.indices.count, bags.indices.count, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (indices[i] < 0 || indices[i] >= num_weights) bad.note(i);
+      }
+    });
+  });
+  check_lookups(bad, bags.indices, num_weights, op);
+}
+
 at::Tensor sparse_backward_cpu(const at::Tensor& grad_output, const at::Tensor& indices,
                                const OptionalTensor& offsets, int64_t num_weights,
                                bool scale_grad_by_freq, int64_t mode,
@@ -72,34 +84,25 @@ at::Tensor sparse_backward_cpu(const at::Tensor& grad_output, const at::Tensor& 
                                OptionalIndex padding_idx) {
   const BagArguments arguments{indices, offsets, per_sample_weights, include_last_offset};
   check_bag_gradient(grad_output, std::nullopt, arguments, mode);
-  const at::ScalarType type = grad_output.scalar_type();
+  const at::ScalarType type = grad_output.scalar_type(), accumulator = accumulator_type(type);
   const CpuBags bags(arguments, padding_idx, num_weights, type);
-  LookupSources sources =
-      lookup_sources(bags, is_mode(mode, BagMode::Mean), accumulator_type(type));
-  if (scale_grad_by_freq) scale_by_frequency(sources, bags, num_weights, accumulator_type(type));
-  const int64_t no_bag = grad_output.size(0), count = bags.indices.count;
-  BadIndex bad;
-  visit_indices(bags.indices, [&](const auto* data) {
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t index = data[i];
-      if (index < 0 || index >= num_weights) bad.note(i);
-      if (index == bags.padding_idx) sources.bags[i] = no_bag;
-    }
-  });
-  check_lookups(bad, bags.indices, num_weights, "embedding_bag_sparse_backward");
-  const at::Tensor values = empty_result({count, grad_output.size(1)}, grad_output.options());
+  check_rows(bags, num_weights, "embedding_bag_sparse_backward");
+  const bool average = is_mode(mode, BagMode::Mean);
+  LookupSources sources;
+  if (average || bags.weights.defined()) sources = lookup_sources(bags, average, accumulator);
+  if (scale_grad_by_freq) scale_by_frequency(sources, bags, num_weights, accumulator);
   const at::Tensor grad = grad_output.contiguous();
-  Rows rows = rows_of(grad);
-  rows.count += 1;
-  run_segment_sum({
-      .rows = rows,
-      .indices = {sources.bags.get(), /*is_int64=*/true, count},
-      .segments = {nullptr, 0, 1, count, count},
+  const at::Tensor values = empty_result({bags.indices.count, grad.size(1)}, grad_output.options());
+  const BagExpansion args{
+      .rows = rows_of(grad),
+      .indices = bags.indices,
+      .segments = bags.segments,
       .weights = sources.weights.defined() ? sources.weights.const_data_ptr() : nullptr,
-      .padding_idx = no_bag,
+      .padding_idx = bags.padding_idx,
       .out = values.mutable_data_ptr(),
-      .bad = &bad,
-  });
+  };
+  parallel_segments(bags.segments, grad.size(1),
+                    [&](int64_t begin, int64_t end) { kernels().expand_bags(args, begin, end); });
   return values;
 }
 

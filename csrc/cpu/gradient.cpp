@@ -2,6 +2,7 @@
 
 #include <cpu/group.h>
 #include <cpu/large_blocks.h>
+#include <cpu/max_gradient.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
 
@@ -48,7 +49,7 @@ at::Tensor dense_gradient(const GradientSource& source, const Indices& indices, 
       source.weights.defined() ? weights_in_group_order(groups, source.weights) : at::Tensor();
   const auto [gradient, is_zero] = maybe_zeros_result({num_weights, grad.size(1)}, grad.options());
   BadIndex bad;
-  run_segment_sum({
+  const SegmentSum sums{
       .rows = rows_of(grad),
       .indices = {rows, /*is_int64=*/true, groups.lookups},
       .segments = groups.segments(),
@@ -60,7 +61,12 @@ at::Tensor dense_gradient(const GradientSource& source, const Indices& indices, 
       .zeroed_rows = is_zero ? 0 : num_weights,
       .out = gradient.mutable_data_ptr(),
       .bad = &bad,
-  });
+  };
+  if (source.positions && !average && grad.size(1) > 0) {
+    sum_maxima(source, groups, sums);
+  } else {
+    run_segment_sum(sums);
+  }
   return gradient;
 }
 

@@ -12,6 +12,7 @@ namespace myemb {
 struct GradientSource {
   const at::Tensor& grad_output;       // (B, D) contiguous
   const int64_t* bags = nullptr;       // (N) row of grad_output, not falling; null: row i
+  Segments segments = {};              // the bags
   at::Tensor weights = {};             // (N) accumulator type; undefined: 1
   const int64_t* positions = nullptr;  // (B, D) of embedding_bag_max; null: every column counts
 };

@@ -1,3 +1,4 @@
+#include <cpu/large_blocks.h>
 #include <myemb/memory.h>
 
 #include <c10/util/Exception.h>
@@ -10,7 +11,6 @@
 namespace myemb {
 namespace {
 
-constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
 constexpr int kCollapse = 25;  // MADV_COLLAPSE, which C libraries older than Linux 6.1 do not know
 
 const char* reason(int error) {
@@ -32,7 +32,7 @@ int64_t huge_pages_(const at::Tensor& tensor) {
               "huge_pages_: expected a dense CPU tensor, but got one of layout ", tensor.layout(),
               " on ", tensor.device());
   const auto data = reinterpret_cast<uintptr_t>(tensor.storage().data());
-  const uintptr_t begin = (data + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t begin = up_to_huge_page(data);
   const uintptr_t end = (data + tensor.storage().nbytes()) / kHugePage * kHugePage;
   // Part by part: what was moved stays so if the system runs out of huge pages.
   constexpr uintptr_t kPart = 32 * kHugePage;

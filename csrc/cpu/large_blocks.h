@@ -10,6 +10,13 @@
 
 namespace myemb {
 
+inline constexpr size_t kHugePage = size_t{2} << 20;
+
+// The size, or the address, at which the next huge page begins.
+constexpr size_t up_to_huge_page(size_t bytes) {
+  return (bytes + kHugePage - 1) / kHugePage * kHugePage;
+}
+
 // A new contiguous tensor whose content is unspecified: every element has to be written.
 at::Tensor empty_result(at::IntArrayRef shape, const at::TensorOptions& options);
 

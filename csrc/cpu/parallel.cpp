@@ -53,20 +53,13 @@ std::vector<int64_t> long_segments(const Segments& segments, const std::vector<i
   return found;
 }
 
-void sum_shared_segment(const SegmentSum& args, int64_t segment, int64_t parts) {
-  const int64_t lookups = args.segments.end(segment) - args.segments.begin(segment);
-  const int64_t chunks = (lookups + kChunk - 1) / kChunk;
-  const int64_t row_bytes = args.rows.dim * (args.rows.dtype == Dtype::Double ? 8 : 4);
-  const auto partials = std::make_unique_for_overwrite<char[]>(chunks * row_bytes);
-  std::vector<int64_t> counted(chunks);
-  parallel_parts(parts, [&](int64_t part) {
-    for (int64_t c = part * chunks / parts; c < (part + 1) * chunks / parts; ++c) {
-      counted[c] = kernels().segment_sum_chunk(args, segment, c, partials.get() + c * row_bytes);
-    }
-  });
-  int64_t total = 0;
-  for (const int64_t n : counted) total += n;
-  kernels().segment_sum_combine(args, segment, partials.get(), chunks, total);
+// The gaps in a part of the rows of out.
+void zero_gaps_of_part(const SegmentSum& args, int64_t part, int64_t parts) {
+  if (args.zeroed_rows == 0) return;
+  const int64_t begin = part * args.zeroed_rows / parts;
+  const int64_t* const rows_end = args.out_rows + args.segments.count;
+  const int64_t* const row = std::lower_bound(args.out_rows, rows_end, begin);
+  kernels().zero_gaps(args, begin, (part + 1) * args.zeroed_rows / parts, row - args.out_rows);
 }
 
 // What segment_max_part can number.
@@ -122,6 +115,22 @@ void for_unshared(const std::vector<int64_t>& shared, int64_t begin, int64_t end
 
 }  // namespace
 
+void sum_shared_segment(const SegmentSum& args, int64_t segment, int64_t threads) {
+  const int64_t lookups = args.segments.end(segment) - args.segments.begin(segment);
+  const int64_t chunks = (lookups + kChunk - 1) / kChunk;
+  const int64_t row_bytes = args.rows.dim * (args.rows.dtype == Dtype::Double ? 8 : 4);
+  const auto partials = std::make_unique_for_overwrite<char[]>(chunks * row_bytes);
+  std::vector<int64_t> counted(chunks);
+  parallel_parts(threads, [&](int64_t part) {
+    for (int64_t c = part * chunks / threads; c < (part + 1) * chunks / threads; ++c) {
+      counted[c] = kernels().segment_sum_chunk(args, segment, c, partials.get() + c * row_bytes);
+    }
+  });
+  int64_t total = 0;
+  for (const int64_t n : counted) total += n;
+  kernels().segment_sum_combine(args, segment, partials.get(), chunks, total);
+}
+
 void parallel_segments(const Segments& segments, int64_t elements_per_lookup,
                        const std::function<void(int64_t, int64_t)>& f) {
   const int64_t parts = parts_for(total_cost(segments) * elements_per_lookup);
@@ -130,23 +139,21 @@ void parallel_segments(const Segments& segments, int64_t elements_per_lookup,
   parallel_parts(parts, [&](int64_t part) { f(borders[part], borders[part + 1]); });
 }
 
+void zero_gaps(const SegmentSum& args) {
+  const int64_t parts = parts_for(args.zeroed_rows * args.rows.dim);
+  parallel_parts(parts, [&](int64_t part) { zero_gaps_of_part(args, part, parts); });
+}
+
 void run_segment_sum(const SegmentSum& args) {
   const int64_t parts = parts_for((total_cost(args.segments) + args.zeroed_rows) * args.rows.dim);
-  const auto zero_gaps = [&](int64_t part) {
-    if (args.zeroed_rows == 0) return;
-    const int64_t begin = part * args.zeroed_rows / parts;
-    const int64_t* const rows_end = args.out_rows + args.segments.count;
-    const int64_t* const row = std::lower_bound(args.out_rows, rows_end, begin);
-    kernels().zero_gaps(args, begin, (part + 1) * args.zeroed_rows / parts, row - args.out_rows);
-  };
   if (parts == 1) {
-    zero_gaps(0);
+    zero_gaps_of_part(args, 0, 1);
     return kernels().segment_sum(args, 0, args.segments.count);
   }
   const auto borders = balanced_borders(args.segments, parts);
   const auto shared = long_segments(args.segments, borders);
   parallel_parts(parts, [&](int64_t part) {
-    zero_gaps(part);
+    zero_gaps_of_part(args, part, parts);
     for_unshared(shared, borders[part], borders[part + 1],
                  [&](int64_t begin, int64_t end) { kernels().segment_sum(args, begin, end); });
   });

@@ -43,6 +43,12 @@ void parallel_ranges(int64_t count, int64_t elements, const F& f) {
 void run_segment_sum(const SegmentSum& args);
 void run_segment_max(const SegmentMax& args);
 
+// Sets the rows of out between those of segments to zero (SegmentSum::zeroed_rows).
+void zero_gaps(const SegmentSum& args);
+
+// One segment of a sum, its chunks shared by so many threads.
+void sum_shared_segment(const SegmentSum& args, int64_t segment, int64_t threads);
+
 // Runs f(begin, end) over ranges of segments that hold about as many lookups each.
 void parallel_segments(const Segments& segments, int64_t elements_per_lookup,
                        const std::function<void(int64_t, int64_t)>& f);

@@ -1,8 +1,8 @@
 """Memory of large tensors on the CPU: blocks that are kept for the next result, and huge pages.
 
-A result of 32 MiB or more is allocated in huge pages (2 MiB), and its memory is kept when the
+A result of 2 MiB or more is allocated in huge pages (2 MiB), and its memory is kept when the
 tensor is freed: a page fault for each 4 KiB of a fresh block would cost ten times what writing the
-result does. What is kept is bounded, and the system may take it back when memory is short.
+result does. What is kept is bounded, and the system may take back what lies idle.
 """
 
 from __future__ import annotations

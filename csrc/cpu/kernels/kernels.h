@@ -64,6 +64,36 @@ struct SegmentMax {
   BadIndex* bad;
 };
 
+// sums[sum_rows[positions[bag][d]]][d] += weight * grad[bag][d], bag after bag.
+struct MaxScatter {
+  Rows grad;  // contiguous
+  Segments segments;
+  const int64_t* positions;  // (segments, dim); those outside of their bag add nothing
+  const int64_t* sum_rows;   // (lookups) -1: adds nothing
+  const void* weights;       // as in SegmentSum
+  void* sums;                // accumulator type, contiguous
+};
+
+// out[out_rows[i]] = from[i], rounded.
+struct RoundRows {
+  const void* from;  // accumulator type
+  int64_t dim;
+  const int64_t* out_rows;
+  void* out;
+  Dtype dtype;  // of out
+};
+
+// out[i] = 0 + weight_i * rows[s] for the lookups i of segment s, or 0 for those of padding_idx: a
+// sum of one term, as on every device.
+struct BagExpansion {
+  Rows rows;  // contiguous
+  Indices indices;
+  Segments segments;
+  const void* weights;  // as in SegmentSum
+  int64_t padding_idx;
+  void* out;  // dtype of rows, contiguous
+};
+
 // out[i] = rows[index_i], bytes as they are.
 struct Lookup {
   const void* table;
@@ -123,6 +153,9 @@ struct Kernels {
   // Joins the parts, left to right, of which `first` starts the segment, and stores its row.
   void (*segment_max_combine)(const SegmentMax&, int64_t segment, const void* best,
                               const int64_t* positions, int64_t first, int64_t parts);
+  void (*max_scatter)(const MaxScatter&, int64_t first_column, int64_t last_column);
+  void (*round_rows)(const RoundRows&, int64_t begin, int64_t end);
+  void (*expand_bags)(const BagExpansion&, int64_t begin, int64_t end);
   void (*lookup)(const Lookup&, int64_t begin, int64_t end);
   void (*row_dot)(const RowDot&, int64_t begin, int64_t end);
   void (*row_renorm)(const RowRenorm&, int64_t begin, int64_t end);
@@ -141,6 +174,9 @@ const Kernels& kernels();
   void segment_max_part(const SegmentMax&, int64_t, int64_t, bool, void*, int64_t*);         \
   void segment_max_combine(const SegmentMax&, int64_t, const void*, const int64_t*, int64_t, \
                            int64_t);                                                         \
+  void max_scatter(const MaxScatter&, int64_t, int64_t);                                     \
+  void round_rows(const RoundRows&, int64_t, int64_t);                                       \
+  void expand_bags(const BagExpansion&, int64_t, int64_t);                                   \
   void lookup(const Lookup&, int64_t, int64_t);                                              \
   void row_dot(const RowDot&, int64_t, int64_t);                                             \
   void row_renorm(const RowRenorm&, int64_t, int64_t);                                       \

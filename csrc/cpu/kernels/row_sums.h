@@ -6,9 +6,14 @@
 
 namespace myemb::MYEMB_ISA {
 
+// A dense gradient is mostly zeros, beside what is read: those of 25 MB took half of the time past
+// the caches.
+inline constexpr int64_t kStreamZeroBytes = int64_t{12} << 20;
+
 MYEMB_INLINE bool is_streamed(const SegmentSum& args) {
-  const int64_t rows = args.zeroed_rows > 0 ? args.zeroed_rows : args.segments.count;
-  return is_streamed(args.out, rows, args.rows.dim * size_of(args.rows.dtype));
+  const int64_t row_bytes = args.rows.dim * size_of(args.rows.dtype);
+  if (args.zeroed_rows == 0) return is_streamed(args.out, args.segments.count, row_bytes);
+  return is_streamed(args.out, args.zeroed_rows, row_bytes, kStreamZeroBytes);
 }
 
 // The sums of a tile of columns.

@@ -2,10 +2,11 @@
 
 // Memory of large results on the CPU.
 //
-// The C library takes a block of 32 MiB or more from the system and gives it back when it is freed.
-// Every result of that size then costs a page fault for each 4 KiB, ten times what writing it
-// costs. This library takes such blocks in huge pages, and keeps a few that were freed for the next
-// result. What it keeps, the system may take back when memory is short.
+// The C library takes a block of 32 MiB or more from the system and gives it back when it is freed,
+// and often a smaller one. Such a result then costs a page fault for each 4 KiB, ten times what
+// writing it costs. This library takes blocks of 2 MiB and more in huge pages, and keeps those that
+// were freed for the next results. What is kept and not wanted for a while, the system may take
+// back when memory is short.
 
 #include <myemb/export.h>
 
