@@ -32,9 +32,11 @@ class TileSums {
     int64_t left_out = 0, chunk_end = is_long ? begin + kChunk : end;
     for (int v = 0; v < V; ++v) sum[v] = Vector<A, L>{};
     for (int64_t i = begin; i < end;) {
-      const int64_t stop = rows_.step_end(i, chunk_end);
-      rows_.step(i, stop, left_out, [&](int64_t, const auto& vector) MYEMB_INLINE_LAMBDA {
-        for (int v = 0; v < V; ++v) sum[v] += vector(v);
+      const int64_t stop = rows_.lookups().step_end(i, chunk_end);
+      rows_.lookups().step(i, stop, [&](int64_t at, int64_t index, int64_t later) {
+        if (!rows_.counts(at, index, later, left_out)) return;
+        const auto row = rows_.row(index);
+        for (int v = 0; v < V; ++v) sum[v] += rows_.value(row, v, at);
       });
       i = stop;
       if (is_long && i == chunk_end) [[unlikely]] {

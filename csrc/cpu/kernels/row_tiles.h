@@ -31,28 +31,30 @@ class TileRows {
         lookups_(args.indices, kAhead),
         bad_(args.bad) {}
 
-  // As in Lookups.
-  MYEMB_INLINE int64_t step_end(int64_t i, int64_t end) const { return lookups_.step_end(i, end); }
+  // Of the vectors of a row.
+  using Row = Tile<const T, L, V>;
 
-  // Calls use(i, vector) for the lookups [begin, end) of a step that count, where vector(v) is the
-  // v-th vector of the row, times its weight. Adds the others to left_out.
-  template <typename F>
-  MYEMB_INLINE void step(int64_t begin, int64_t end, int64_t& left_out, const F& use) {
-    lookups_.step(begin, end, [&](int64_t i, int64_t index, int64_t later) {
-      prefetch_.ask(later);
-      if (!is_row(index, num_rows_) || index == padding_) [[unlikely]] {
-        // Noted at the end: around a call, what is in registers would go to memory.
-        if (!is_row(index, num_rows_)) first_bad_ = std::min(first_bad_, i);
-        ++left_out;
-        return;
-      }
-      const auto row = table_.at(index * stride_bytes_);
-      use(i, [&](int v) MYEMB_INLINE_LAMBDA {
-        Vector<A, L> x = load<L>(row[v]);
-        if constexpr (kWeighted) x = x * weights_[i];
-        return x;
-      });
-    });
+  const Lookups<Index>& lookups() const { return lookups_; }
+
+  // What a loop over lookups() does first: asks for the row of the later one, and returns whether
+  // this one counts; if not, it is noted and adds to left_out. (A loop in here that calls one out
+  // there would be nicer to read. GCC then keeps sums in memory.)
+  MYEMB_INLINE bool counts(int64_t i, int64_t index, int64_t later, int64_t& left_out) {
+    prefetch_.ask(later);
+    if (is_row(index, num_rows_) && index != padding_) [[likely]] return true;
+    // Noted at the end: around a call, what is in registers would go to memory.
+    if (!is_row(index, num_rows_)) first_bad_ = std::min(first_bad_, i);
+    ++left_out;
+    return false;
+  }
+
+  MYEMB_INLINE Row row(int64_t index) const { return table_.at(index * stride_bytes_); }
+
+  // The v-th vector of a row, times the weight of lookup i.
+  MYEMB_INLINE Vector<A, L> value(const Row& row, int v, int64_t i) const {
+    Vector<A, L> x = load<L>(row[v]);
+    if constexpr (kWeighted) x = x * weights_[i];
+    return x;
   }
 
   MYEMB_INLINE void note_bad_index() const {

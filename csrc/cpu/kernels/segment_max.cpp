@@ -26,30 +26,38 @@ class TileMaxima {
  public:
   using A = Accumulator<T>;
   using Places = Vector<Place<A>, L>;
+  using Maxima = Vector<A, L>[V];
+  using AllPlaces = Places[V];
 
   MYEMB_INLINE TileMaxima(const SegmentMax& args, Columns<L, V> columns)
       : rows_(args, columns), weights_(static_cast<const A*>(args.weights)) {}
 
   // The lookups [begin, end), as segment_max_part has them; returns whether any was not left out.
-  MYEMB_INLINE bool add_segment(int64_t begin, int64_t end, bool starts) {
+  MYEMB_INLINE bool add_segment(int64_t begin, int64_t end, bool starts, Maxima& best,
+                                AllPlaces& places) {
     for (int v = 0; v < V; ++v) {
       best[v] = Vector<A, L>{} + kLeast<A>;
       if constexpr (kPlaces) places[v] = Places{} - 1;
     }
-    Places always = starts ? Places{} - 1 : Places{};  // what the first row does to every column
     int64_t left_out = 0;
     for (int64_t i = begin; i < end;) {
-      const int64_t stop = rows_.step_end(i, end);
-      rows_.step(i, stop, left_out, [&](int64_t at, const auto& vector) MYEMB_INLINE_LAMBDA {
+      const int64_t stop = rows_.lookups().step_end(i, end);
+      rows_.lookups().step(i, stop, [&](int64_t at, int64_t index, int64_t later) {
+        if (!rows_.counts(at, index, later, left_out)) return;
+        const auto row = rows_.row(index);
         const auto place = static_cast<Place<A>>(at - begin);
         for (int v = 0; v < V; ++v) {
-          Vector<A, L> x = vector(v);
+          Vector<A, L> x = rows_.value(row, v, at);
           if (weights_) x = x * weights_[at];
-          const auto replaces = (x > best[v]) | always;
-          best[v] = replaces ? x : best[v];
-          if constexpr (kPlaces) places[v] = replaces ? Places{} + place : places[v];
+          if (starts) {  // as a branch it is not on the way from one maximum to the next
+            best[v] = x;
+            if constexpr (kPlaces) places[v] = Places{} + place;
+          } else {
+            if constexpr (kPlaces) places[v] = x > best[v] ? Places{} + place : places[v];
+            best[v] = x > best[v] ? x : best[v];
+          }
         }
-        always = Places{};
+        starts = false;
       });
       i = stop;
     }
@@ -57,9 +65,6 @@ class TileMaxima {
   }
 
   MYEMB_INLINE void note_bad_index() const { rows_.note_bad_index(); }
-
-  Vector<A, L> best[V];
-  Places places[V];
 
  private:
   TileRows<T, Index, /*kWeighted=*/false, L, V> rows_;
@@ -69,9 +74,13 @@ class TileMaxima {
 // Places as positions: -1 stays.
 template <int L, typename P>
 MYEMB_INLINE void store_positions(int64_t* to, Vector<P, L> places, int64_t begin) {
-  P lanes[L];
-  std::memcpy(lanes, &places, sizeof(lanes));
-  for (int l = 0; l < L; ++l) to[l] = lanes[l] < 0 ? -1 : begin + lanes[l];
+  if constexpr (L == 1) {
+    *to = places < 0 ? -1 : begin + places;
+  } else {
+    const auto wide = __builtin_convertvector(places, Vector<int64_t, L>);
+    const auto positions = wide + ((wide >= 0) & begin);
+    std::memcpy(to, &positions, sizeof(positions));
+  }
 }
 
 // Where a segment's maxima go: a row of the output, or a part of a shared segment.
@@ -101,7 +110,8 @@ class RowMaxima {
 
   template <int L, int V>
   [[gnu::noinline]] void max_tile(Columns<L, V> columns, int64_t begin, int64_t end) const {
-    TileMaxima<T, Index, kPlaces, L, V> tile(args_, columns);
+    using Tile = TileMaxima<T, Index, kPlaces, L, V>;
+    Tile tile(args_, columns);
     const Segments segments = args_.segments;
     const int64_t dim = args_.rows.dim;
     const Part<A> part = part_;
@@ -109,15 +119,17 @@ class RowMaxima {
     int64_t* const positions = part.best ? part.positions : args_.positions;
     for (int64_t s = begin; s < end; ++s) {
       const int64_t first = segments.begin(s), row = s * dim;
-      const bool any = tile.add_segment(first, segments.end(s), part.starts);
+      typename Tile::Maxima best;
+      typename Tile::AllPlaces places;
+      const bool any = tile.add_segment(first, segments.end(s), part.starts, best, places);
       for (int v = 0; v < V; ++v) {
         if (part.best) {
-          store<L>(part.best + columns[v], tile.best[v]);
+          store<L>(part.best + columns[v], best[v]);
         } else {
-          store<L>(out + row + columns[v], any ? tile.best[v] : Vector<A, L>{});
+          store<L>(out + row + columns[v], any ? best[v] : Vector<A, L>{});
         }
         if constexpr (kPlaces) {
-          store_positions<L, Place<A>>(positions + row + columns[v], tile.places[v], first);
+          store_positions<L, Place<A>>(positions + row + columns[v], places[v], first);
         }
       }
     }
