@@ -10,6 +10,9 @@ namespace {
 // A copy needs no register for long: a tile of it may be wider than one of sums.
 inline constexpr int kCopyVectors = 16;
 
+// The last cache has to hold as much of the table as of the result, and gives up earlier.
+inline constexpr int64_t kStreamCopyBytes = int64_t{24} << 20;
+
 // Copies rows of bytes whose columns are next to each other.
 template <typename Index>
 class RowCopies {
@@ -21,7 +24,8 @@ class RowCopies {
         ahead_(kPrefetchBytes / bytes_ + 1) {}
 
   void copy(int64_t begin, int64_t end) const {
-    if (is_streamed(args_.out, args_.indices.count, bytes_)) return stream_rows(begin, end);
+    if (is_streamed(args_.out, args_.indices.count, bytes_, kStreamCopyBytes))
+      return stream_rows(begin, end);
     for_tiles<uint8_t, kCopyVectors>(
         bytes_, begin, end,
         [&](auto columns, int64_t first, int64_t last) { copy_tile(columns, first, last); });

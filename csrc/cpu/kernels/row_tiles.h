@@ -41,7 +41,8 @@ class TileRows {
   // there would be nicer to read. GCC then keeps sums in memory.)
   MYEMB_INLINE bool counts(int64_t i, int64_t index, int64_t later, int64_t& left_out) {
     prefetch_.ask(later);
-    if (is_row(index, num_rows_) && index != padding_) [[likely]] return true;
+    if (is_row(index, num_rows_) && index != padding_) [[likely]]
+      return true;
     // Noted at the end: around a call, what is in registers would go to memory.
     if (!is_row(index, num_rows_)) first_bad_ = std::min(first_bad_, i);
     ++left_out;
