@@ -15,12 +15,15 @@ add_executable(myemb_tests
   tests/cpp/embedding_test.cpp
   tests/cpp/functional_test.cpp
   tests/cpp/group_test.cpp
+  tests/cpp/large_results_test.cpp
+  tests/cpp/max_test.cpp
   tests/cpp/nn_test.cpp
   tests/cpp/numbers_test.cpp
   tests/cpp/power_test.cpp
   tests/cpp/renorm_test.cpp
   tests/cpp/simd_test.cpp)
-set_source_files_properties(tests/cpp/power_test.cpp tests/cpp/simd_test.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+set_source_files_properties(tests/cpp/max_test.cpp tests/cpp/power_test.cpp tests/cpp/simd_test.cpp
+  PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
 target_compile_options(myemb_tests PRIVATE -O1)   # compiles a quarter faster
 target_link_libraries(myemb_tests PRIVATE myemb myemb_options GTest::gtest_main)
 

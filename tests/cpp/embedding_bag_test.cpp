@@ -300,6 +300,22 @@ TEST(EmbeddingBag, NamesTheIndexThatIsOutOfRange) {
   }
 }
 
+// Without a forward call, which would have refused it.
+TEST(EmbeddingBag, GradientsRefuseAnIndexThatIsOutOfRange) {
+  const auto upstream = at::ones({2, 3});
+  const auto offsets = longs({0, 2});
+  for (const int64_t bad : {10, -1}) {
+    SCOPED_TRACE(bad);
+    const auto indices = longs({1, 2, 4, bad});
+    EXPECT_THROW(embedding_bag_sparse_backward(upstream, indices, offsets, 10, false, kSum,
+                                               std::nullopt, false, std::nullopt),
+                 c10::Error);
+    EXPECT_THROW(embedding_bag_dense_backward(upstream, indices, offsets, std::nullopt, 10, false,
+                                              kSum, std::nullopt, false, std::nullopt),
+                 c10::Error);
+  }
+}
+
 TEST(EmbeddingBag, WorksOnMetaTensors) {
   const auto indices = at::empty({4, 5}, at::dtype(at::kLong).device(at::kMeta));
   EXPECT_EQ(myemb::embedding_bag(at::empty({10, 3}, at::kMeta), indices).sizes(),

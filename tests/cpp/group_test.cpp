@@ -1,6 +1,5 @@
 // csrc/cpu/group.h: lookups grouped by row are lookups sorted by row, stably.
 
-#include <ATen/Parallel.h>
 #include <cpu/group.h>
 
 #include <algorithm>
@@ -13,7 +12,12 @@
 namespace myemb {
 namespace {
 
+using testing::Threads;
+
 constexpr int64_t kNoPadding = -1;
+
+// One row for each counter of a thread; and more than lookups, which are sorted then.
+constexpr int64_t kFewRows = 10, kManyRows = 1 << 20;
 
 template <typename Index>
 Indices view_of(const std::vector<Index>& lookups) {
@@ -59,9 +63,8 @@ void expect_sorted(const std::vector<Index>& lookups, int64_t num_rows, int64_t 
 }
 
 TEST(GroupByRow, SortsLikeStableSort) {
-  const int before = at::get_num_threads();
-  for (const int threads : {1, 4}) {
-    at::set_num_threads(threads);
+  for (const int count_of_threads : {1, 4}) {
+    const Threads threads(count_of_threads);
     for (const int64_t count : {0, 1, 2, 255, 256, 257, 5000, 200000}) {
       for (const int64_t num_rows : {1, 2, 3, 256, 2047, 2048, 5000, 1 << 20}) {
         expect_sorted(draw<int64_t>(count, num_rows), num_rows, kNoPadding);
@@ -70,7 +73,6 @@ TEST(GroupByRow, SortsLikeStableSort) {
       }
     }
   }
-  at::set_num_threads(before);
 }
 
 TEST(GroupByRow, RowsBeyond32Bits) {
@@ -78,19 +80,65 @@ TEST(GroupByRow, RowsBeyond32Bits) {
   expect_sorted(draw<int64_t>(1000, num_rows), num_rows, 1);
 }
 
+// Where the lookups come from, in place of their positions: `step` sources for each lookup, or
+// lookups that share one. The last source is the greatest that there is room for.
+void expect_sources(int64_t count, int64_t num_rows, int64_t padding_idx, double step) {
+  SCOPED_TRACE(c10::str(count, " lookups, ", num_rows, " rows, padding_idx ", padding_idx, ", ",
+                        step, " sources each"));
+  const auto lookups = draw<int64_t>(count, num_rows);
+  std::vector<int64_t> sources(count);
+  for (int64_t i = 0; i < count; ++i)
+    sources[i] = static_cast<int64_t>(static_cast<double>(i) * step);
+  const RowGroups positions = group_by_row({view_of(lookups), num_rows, padding_idx}, "embedding");
+  const RowGroups groups = group_by_row(
+      {view_of(lookups), num_rows, padding_idx, sources.data(), sources.back() + 1}, "embedding");
+  ASSERT_EQ(groups.count, positions.count);
+  ASSERT_EQ(groups.lookups, positions.lookups);
+  EXPECT_TRUE(std::equal(groups.rows, groups.rows + groups.count, positions.rows));
+  EXPECT_TRUE(std::equal(groups.starts, groups.starts + groups.count + 1, positions.starts));
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < groups.lookups; ++i) {
+    wrong += groups.sources[i] != sources[positions.sources[i]];
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(GroupByRow, CarriesSources) {
+  for (const int count_of_threads : {1, 4}) {
+    const Threads threads(count_of_threads);
+    for (const int64_t count : {20, 300, 100000}) {
+      for (const int64_t num_rows : {kFewRows, kManyRows}) {
+        for (const int64_t padding_idx : {kNoPadding, int64_t{1}}) {
+          for (const double step : {0., 0.3, 1., 1000.}) {
+            expect_sources(count, num_rows, padding_idx, step);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(GroupByRow, NothingButPadding) {
-  const std::vector<int64_t> lookups(1000, 7);
-  const RowGroups groups = group_by_row({view_of(lookups), 10, 7}, "embedding");
-  EXPECT_EQ(groups.count, 0);
-  EXPECT_EQ(groups.lookups, 0);
+  for (const int count_of_threads : {1, 4}) {
+    const Threads threads(count_of_threads);
+    for (const int64_t num_rows : {kFewRows, kManyRows}) {
+      const std::vector<int64_t> lookups(100000, 7);
+      const RowGroups groups = group_by_row({view_of(lookups), num_rows, 7}, "embedding");
+      EXPECT_EQ(groups.count, 0);
+      EXPECT_EQ(groups.lookups, 0);
+    }
+  }
 }
 
 TEST(GroupByRow, RefusesAnIndexOutOfRange) {
-  for (const int64_t count : {10, 100000}) {
-    for (const int64_t bad : {int64_t{-1}, int64_t{10}, INT64_MIN, INT64_MAX}) {
-      std::vector<int64_t> lookups(count, 3);
-      lookups[count - 2] = bad;
-      EXPECT_THROW(group_by_row({view_of(lookups), 10, kNoPadding}, "embedding"), c10::IndexError);
+  for (const int64_t num_rows : {kFewRows, kManyRows}) {
+    for (const int64_t count : {10, 100000}) {
+      for (const int64_t bad : {int64_t{-1}, num_rows, INT64_MIN, INT64_MAX}) {
+        std::vector<int64_t> lookups(count, 3);
+        lookups[count - 2] = bad;
+        EXPECT_THROW(group_by_row({view_of(lookups), num_rows, kNoPadding}, "embedding"),
+                     c10::IndexError);
+      }
     }
   }
 }

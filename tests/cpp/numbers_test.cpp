@@ -3,7 +3,6 @@
 
 #include <myemb/ops.h>
 
-#include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
@@ -18,19 +17,11 @@ namespace {
 
 using testing::gradients;
 using testing::longs;
+using testing::Threads;
 
 constexpr int64_t kSum = static_cast<int64_t>(BagMode::Sum);
 constexpr int64_t kMean = static_cast<int64_t>(BagMode::Mean);
 constexpr int64_t kMax = static_cast<int64_t>(BagMode::Max);
-
-class Threads {
- public:
-  explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
-  ~Threads() { at::set_num_threads(before_); }
-
- private:
-  int before_;
-};
 
 TEST(Numbers, SixteenBitSumsAreAccumulatedInSinglePrecision) {
   const auto indices = at::zeros({1, 4096}, at::kLong);

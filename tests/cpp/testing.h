@@ -1,10 +1,11 @@
 #pragma once
 
-// What the C++ tests share: small tensors, checks of errors and gradients.
+// What the C++ tests share: small tensors, threads, checks of errors and gradients.
 
 #include <gtest/gtest.h>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/forward_grad.h>
 
@@ -20,6 +21,16 @@ inline constexpr at::ScalarType kIndexTypes[] = {at::kByte, at::kShort, at::kInt
 inline constexpr at::ScalarType kTableTypes[] = {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16};
 
 inline at::Tensor longs(std::vector<int64_t> values) { return at::tensor(values, at::kLong); }
+
+// How many threads ATen has, as long as this lives.
+class Threads {
+ public:
+  explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
+  ~Threads() { at::set_num_threads(before_); }
+
+ private:
+  int before_;
+};
 
 // A leaf of normally distributed doubles that requires grad.
 inline at::Tensor leaf(at::IntArrayRef shape) {

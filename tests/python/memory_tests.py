@@ -55,6 +55,13 @@ def test_a_freed_result_is_used_again(weight: Tensor, rows: Tensor) -> None:
     assert torch.equal(again, weight[rows.flip(0)])
 
 
+def test_results_from_two_mebibytes_on_are_kept(weight: Tensor, rows: Tensor) -> None:
+    embedding(rows[:2047], weight)
+    assert memory.cached_bytes() == 0
+    embedding(rows[:2048], weight)
+    assert memory.cached_bytes() == 2 * MIB
+
+
 def test_small_results_are_not_kept(weight: Tensor) -> None:
     embedding(torch.zeros(1000, dtype=torch.int64), weight)
     assert memory.cached_bytes() == 0
@@ -118,6 +125,16 @@ def test_off(weight: Tensor, rows: Tensor) -> None:
     memory.set_cache_limit(0)
     assert torch.equal(embedding(rows, weight), weight[rows])
     assert memory.cached_bytes() == 0
+
+
+def test_a_smaller_result_takes_all_of_a_block(weight: Tensor, rows: Tensor) -> None:
+    address = embedding(rows, weight).data_ptr()
+    smaller = embedding(rows[: 32 * 1024], weight)
+    assert smaller.data_ptr() == address
+    assert memory.cached_bytes() == 0
+    del smaller
+    assert memory.cached_bytes() == 40 * MIB
+    assert embedding(rows, weight).data_ptr() == address
 
 
 def test_a_much_smaller_result_does_not_take_a_large_block(weight: Tensor, rows: Tensor) -> None:
