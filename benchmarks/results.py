@@ -24,6 +24,15 @@ def geometric_mean(ratios: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
+def rounded(value: Any) -> Any:
+    """Returns JSON whose numbers have four digits."""
+    if isinstance(value, dict):
+        return {key: rounded(of_key) for key, of_key in value.items()}
+    if isinstance(value, list):
+        return [rounded(element) for element in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """A case at a number of threads."""
@@ -146,7 +155,7 @@ class Results:
         return found
 
     def save(self, path: Path) -> None:
-        """Writes everything."""
+        """Writes everything, a result a line and four digits a number: files to keep."""
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [
             result.to_json()
@@ -157,5 +166,6 @@ class Results:
             }
             for result in self.all
         ]
-        content = {"machine": self.machine, "notes": self.notes, "results": rows}
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        lines = ",\n".join(json.dumps(rounded(row), separators=(",", ":")) for row in rows)
+        head = json.dumps({"machine": self.machine, "notes": self.notes}, indent=1)
+        path.write_text(f'{head[:-2]},\n "results": [\n{lines}\n ]\n}}\n')
