@@ -127,7 +127,7 @@ class ElementSums {
 
 void zero_bytes(char* to, int64_t bytes, bool streamed) {
   if (!streamed) {
-    std::memset(to, 0, bytes);
+    if (bytes > 0) std::memset(to, 0, bytes);  // an empty tensor's address may be null
     return;
   }
   for (int64_t at = 0; at < bytes; at += kVectorBytes) {
