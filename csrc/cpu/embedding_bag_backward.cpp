@@ -65,18 +65,6 @@ void scale_by_frequency(LookupSources& sources, const CpuBags& bags, int64_t num
   }
 }
 
-void check_rows(const CpuBags& bags, int64_t num_weights, const char* op) {
-  BadIndex bad;
-  visit_indices(bags.indices, [&](const auto* indices) {
-    parallel_ranges(bags.indices.count, bags.indices.count, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        if (indices[i] < 0 || indices[i] >= num_weights) bad.note(i);
-      }
-    });
-  });
-  check_lookups(bad, bags.indices, num_weights, op);
-}
-
 at::Tensor sparse_backward_cpu(const at::Tensor& grad_output, const at::Tensor& indices,
                                const OptionalTensor& offsets, int64_t num_weights,
                                bool scale_grad_by_freq, int64_t mode,
@@ -86,23 +74,26 @@ at::Tensor sparse_backward_cpu(const at::Tensor& grad_output, const at::Tensor& 
   check_bag_gradient(grad_output, std::nullopt, arguments, mode);
   const at::ScalarType type = grad_output.scalar_type(), accumulator = accumulator_type(type);
   const CpuBags bags(arguments, padding_idx, num_weights, type);
-  check_rows(bags, num_weights, "embedding_bag_sparse_backward");
   const bool average = is_mode(mode, BagMode::Mean);
   LookupSources sources;
   if (average || bags.weights.defined()) sources = lookup_sources(bags, average, accumulator);
   if (scale_grad_by_freq) scale_by_frequency(sources, bags, num_weights, accumulator);
   const at::Tensor grad = grad_output.contiguous();
   const at::Tensor values = empty_result({bags.indices.count, grad.size(1)}, grad_output.options());
+  BadIndex bad;
   const BagExpansion args{
       .rows = rows_of(grad),
       .indices = bags.indices,
       .segments = bags.segments,
       .weights = sources.weights.defined() ? sources.weights.const_data_ptr() : nullptr,
       .padding_idx = bags.padding_idx,
+      .num_rows = num_weights,
       .out = values.mutable_data_ptr(),
+      .bad = &bad,
   };
   parallel_segments(bags.segments, grad.size(1),
                     [&](int64_t begin, int64_t end) { kernels().expand_bags(args, begin, end); });
+  check_lookups(bad, bags.indices, num_weights, "embedding_bag_sparse_backward");
   return values;
 }
 

@@ -12,7 +12,8 @@ template <typename T, typename Index, int L, int V>
   const auto* const indices = static_cast<const Index*>(args.indices.data);
   const auto* const weights = static_cast<const A*>(args.weights);
   const Segments segments = args.segments;
-  const int64_t dim = args.rows.dim, padding = args.padding_idx;
+  const int64_t dim = args.rows.dim, padding = args.padding_idx, num_rows = args.num_rows;
+  int64_t first_bad = BadIndex::kNone;
   const bool streamed =
       is_streamed(args.out, args.indices.count, dim * static_cast<int64_t>(sizeof(T)));
   const T* const rows = static_cast<const T*>(args.rows.data);
@@ -23,7 +24,12 @@ template <typename T, typename Index, int L, int V>
     for (int v = 0; v < V; ++v) values[v] = Vector<A, L>{} + load<L>(row[v]);
     for (int64_t i = segments.begin(s); i < segments.end(s); ++i) {
       const Tile<T, L, V> to(out + i * dim, columns);
-      const bool is_padding = indices[i] == padding;
+      const int64_t index = indices[i];
+      if (!is_row(index, num_rows)) [[unlikely]] {
+        first_bad = std::min(first_bad, i);
+        continue;
+      }
+      const bool is_padding = index == padding;
       for (int v = 0; v < V; ++v) {
         Vector<A, L> x = values[v];
         if (weights) x = Vector<A, L>{} + load<L>(row[v]) * weights[i];
@@ -33,6 +39,16 @@ template <typename T, typename Index, int L, int V>
     }
   }
   if (streamed) finish_streaming();
+  if (first_bad != BadIndex::kNone) args.bad->note(first_bad);
+}
+
+// A table without columns has no tile that would look at the indices.
+template <typename Index>
+void check_rows(const BagExpansion& args, int64_t begin, int64_t end) {
+  const auto* const indices = static_cast<const Index*>(args.indices.data);
+  for (int64_t i = args.segments.begin(begin); i < args.segments.end(end - 1); ++i) {
+    if (!is_row(indices[i], args.num_rows)) args.bad->note(i);
+  }
 }
 
 }  // namespace
@@ -40,6 +56,7 @@ template <typename T, typename Index, int L, int V>
 void expand_bags(const BagExpansion& args, int64_t begin, int64_t end) {
   visit(args.rows.dtype, [&]<typename T>(T) {
     const auto expand = [&]<typename Index>(Index) {
+      if (args.rows.dim == 0 && begin < end) return check_rows<Index>(args, begin, end);
       for_tiles<Accumulator<T>>(args.rows.dim, begin, end,
                                 [&](auto columns, int64_t first, int64_t last) {
                                   expand_tile<T, Index>(args, columns, first, last);

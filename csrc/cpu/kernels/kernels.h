@@ -91,7 +91,9 @@ struct BagExpansion {
   Segments segments;
   const void* weights;  // as in SegmentSum
   int64_t padding_idx;
-  void* out;  // dtype of rows, contiguous
+  int64_t num_rows;  // of the table
+  void* out;         // dtype of rows, contiguous
+  BadIndex* bad;
 };
 
 // out[i] = rows[index_i], bytes as they are.
