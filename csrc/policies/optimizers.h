@@ -1,0 +1,199 @@
+#pragma once
+
+// Optimizer rules: what a step does to one element of a table, given its gradient. One struct a
+// rule, for both devices; a new optimizer is a new struct and a line in visit_rule.
+//
+//   struct Rule {
+//     static constexpr int kStates;      // tables of accumulators that go with the weights
+//     static constexpr bool kRowWise;    // whether one accumulator a row goes with them, too
+//     // The new weight w, and its states, for a gradient g that `Gradient` has prepared. V is an
+//     // accumulator or a vector of them; sqrt takes the roots of one.
+//     template <typename V, typename Sqrt>
+//     void apply(V& w, const V& g, V* states, A row_factor, const Sqrt& sqrt) const;
+//     // Row-wise rules alone: takes the mean square of a row's gradient into its state, and returns
+//     // the row_factor of its columns.
+//     A update_row(A& state, A mean_square) const;
+//   };
+//
+// The operations and their order are a part of the numbers contract: no fused multiply-add, and
+// roots and quotients that IEEE rounds.
+
+#include <policies/rounding.h>
+#include <policies/types.h>
+
+#include <cmath>
+
+namespace myemb {
+
+enum class UpdateRule : int8_t { Sgd, Adagrad, RowWiseAdagrad, Adam };
+
+// The numbers of one step. What a rule does not name it does not look at.
+struct UpdateOptions {
+  UpdateRule rule = UpdateRule::Sgd;
+  double lr = 0;            // with what the step makes of it: decay, bias corrections
+  double eps = 0;           // added to the root that a gradient is divided by
+  double weight_decay = 0;  // times the weight, added to the gradient
+  double shrink = 0;        // times the weight, taken from the weight first (AdamW)
+  bool maximize = false;
+  double momentum = 0;  // SGD
+  double dampening = 0;
+  bool nesterov = false;
+  double beta1 = 0;  // Adam
+  double beta2 = 0;
+  bool amsgrad = false;
+  Rounding rounding = Rounding::Nearest;
+  uint64_t seed = 0;  // of the random bits, with the step
+  uint64_t step = 0;
+};
+
+// From the gradient of the loss to what the rules take.
+template <typename A>
+struct Gradient {
+  A weight_decay;
+  A shrink;
+  bool maximize;
+
+  explicit Gradient(const UpdateOptions& options)
+      : weight_decay(static_cast<A>(options.weight_decay)),
+        shrink(static_cast<A>(1 - options.shrink)),
+        maximize(options.maximize) {}
+
+  template <typename V>
+  MYEMB_INLINE V prepare(const V& w, V g) const {
+    if (maximize) g = -g;
+    if (weight_decay != 0) g = g + w * weight_decay;
+    return g;
+  }
+
+  // After prepare.
+  template <typename V>
+  MYEMB_INLINE V shrunk(const V& w) const {
+    return shrink != 1 ? w * shrink : w;
+  }
+};
+
+// w -= lr g. (Robbins and Monro, 1951)
+template <typename A>
+struct Sgd {
+  static constexpr int kStates = 0;
+  static constexpr bool kRowWise = false;
+  A lr;
+
+  explicit Sgd(const UpdateOptions& options) : lr(static_cast<A>(options.lr)) {}
+
+  template <typename V, typename Sqrt>
+  MYEMB_INLINE void apply(V& w, const V& g, V* /*states*/, A /*row_factor*/,
+                          const Sqrt& /*sqrt*/) const {
+    w = w - g * lr;
+  }
+};
+
+// b = momentum b + (1 - dampening) g; w -= lr b, or with Nesterov's look ahead lr (g + momentum b).
+// (Sutskever et al., 2013, in the form of torch.optim.SGD)
+template <typename A>
+struct SgdMomentum {
+  static constexpr int kStates = 1;
+  static constexpr bool kRowWise = false;
+  A lr, momentum, share;
+  bool nesterov;
+
+  explicit SgdMomentum(const UpdateOptions& options)
+      : lr(static_cast<A>(options.lr)),
+        momentum(static_cast<A>(options.momentum)),
+        share(static_cast<A>(1 - options.dampening)),
+        nesterov(options.nesterov) {}
+
+  template <typename V, typename Sqrt>
+  MYEMB_INLINE void apply(V& w, const V& g, V* states, A /*row_factor*/,
+                          const Sqrt& /*sqrt*/) const {
+    states[0] = states[0] * momentum + g * share;
+    w = w - (nesterov ? g + states[0] * momentum : states[0]) * lr;
+  }
+};
+
+// s += g^2; w -= lr g / (sqrt(s) + eps). (Duchi, Hazan and Singer, 2011)
+template <typename A>
+struct Adagrad {
+  static constexpr int kStates = 1;
+  static constexpr bool kRowWise = false;
+  A lr, eps;
+
+  explicit Adagrad(const UpdateOptions& options)
+      : lr(static_cast<A>(options.lr)), eps(static_cast<A>(options.eps)) {}
+
+  template <typename V, typename Sqrt>
+  MYEMB_INLINE void apply(V& w, const V& g, V* states, A /*row_factor*/, const Sqrt& sqrt) const {
+    states[0] = states[0] + g * g;
+    w = w - g * lr / (sqrt(states[0]) + eps);
+  }
+};
+
+// One s for each row: s += mean of g^2; w -= lr / (sqrt(s) + eps) g. (FBGEMM's exact row-wise
+// Adagrad; Mudigere et al., 2022)
+template <typename A>
+struct RowWiseAdagrad {
+  static constexpr int kStates = 0;
+  static constexpr bool kRowWise = true;
+  A lr, eps;
+
+  explicit RowWiseAdagrad(const UpdateOptions& options)
+      : lr(static_cast<A>(options.lr)), eps(static_cast<A>(options.eps)) {}
+
+  MYEMB_INLINE A update_row(A& state, A mean_square) const {
+    state = state + mean_square;
+    return lr / (std::sqrt(state) + eps);
+  }
+
+  template <typename V, typename Sqrt>
+  MYEMB_INLINE void apply(V& w, const V& g, V* /*states*/, A row_factor,
+                          const Sqrt& /*sqrt*/) const {
+    w = w - g * row_factor;
+  }
+};
+
+// m += (1 - beta1) (g - m); v = beta2 v + (1 - beta2) g^2; w -= lr m / (sqrt(v) + eps), where lr and
+// eps contain the bias corrections. With amsgrad the largest v so far in place of v. (Kingma and
+// Ba, 2015; Reddi, Kale and Kumar, 2018)
+template <typename A, bool kAmsgrad>
+struct Adam {
+  static constexpr int kStates = kAmsgrad ? 3 : 2;
+  static constexpr bool kRowWise = false;
+  A lr, eps, share1, beta2, share2;
+
+  explicit Adam(const UpdateOptions& options)
+      : lr(static_cast<A>(options.lr)),
+        eps(static_cast<A>(options.eps)),
+        share1(static_cast<A>(1 - options.beta1)),
+        beta2(static_cast<A>(options.beta2)),
+        share2(static_cast<A>(1 - options.beta2)) {}
+
+  template <typename V, typename Sqrt>
+  MYEMB_INLINE void apply(V& w, const V& g, V* states, A /*row_factor*/, const Sqrt& sqrt) const {
+    states[0] = states[0] + (g - states[0]) * share1;
+    states[1] = states[1] * beta2 + g * g * share2;
+    if constexpr (kAmsgrad) states[2] = states[2] > states[1] ? states[2] : states[1];
+    w = w - states[0] * lr / (sqrt(states[kStates - 1]) + eps);
+  }
+};
+
+// Calls f with the rule that the options name.
+template <typename A, typename F>
+MYEMB_HOST_INLINE decltype(auto) visit_rule(const UpdateOptions& options, F&& f) {
+  switch (options.rule) {
+    case UpdateRule::Adagrad:
+      return f(Adagrad<A>(options));
+    case UpdateRule::RowWiseAdagrad:
+      return f(RowWiseAdagrad<A>(options));
+    case UpdateRule::Adam:
+      return options.amsgrad ? f(Adam<A, true>(options)) : f(Adam<A, false>(options));
+    default:
+      return options.momentum != 0 ? f(SgdMomentum<A>(options)) : f(Sgd<A>(options));
+  }
+}
+
+// The tables of accumulators that visit_rule's rule has.
+MYEMB_HOST_INLINE int count_states(const UpdateOptions& options) {
+  return visit_rule<float>(options, [](const auto& rule) { return rule.kStates; });
+}
+
+}  // namespace myemb
