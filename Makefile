@@ -60,7 +60,7 @@ build: $(BUILD_STAMP) ## Compile what has changed into the editable installation
 
 demo: build ## Train a recommender on MovieLens-100k with torch and with myemb (3 minutes)
 	$(call say,Training on MovieLens-100k with torch dense and torch sparse and myemb)
-	python examples/movielens/main.py $(ARGS)
+	python -m examples.movielens $(ARGS)
 
 test: test-cpp test-python test-sass test-install test-cuda ## Run every test
 	$(call say,Summary)
@@ -137,7 +137,7 @@ lint: $(VENV_STAMP) ## Check format, style and types
 	$(call say,Lint: ruff and mypy --strict and clang-format)
 	ruff check
 	ruff format --check
-	mypy python examples/movielens
+	mypy python examples
 	mypy benchmarks/bench.py benchmarks/fbgemm_worker.py benchmarks/instructions.py
 	@echo clang-format --dry-run -Werror
 	@clang-format --dry-run -Werror $(CXX_FILES)
