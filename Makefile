@@ -29,8 +29,8 @@ CXX_FILES = $(shell find csrc cuda tests examples benchmarks -name '*.cpp' -o -n
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 log = 2>&1 | tee build/$@.log
 
-.PHONY: help venv build demo demo-languages test test-cpp test-python test-sass test-install test-cuda sanitize-cuda
-.PHONY: time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions bench-cuda-model
+.PHONY: help venv build demo demo-languages test test-cpp test-python test-sass test-install test-cuda
+.PHONY: sanitize-cuda time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions bench-cuda-model
 .PHONY: lint tidy format wheel lock clean
 
 help: ## List these commands

@@ -64,18 +64,18 @@ def describe(corpus: Corpus, console: Console) -> None:
 def judge(trainers: list[Trainer], console: Console) -> bool:
     """Prints whether the engines agree and are good enough, and how much faster the last one is."""
     accuracy = [trainer.epochs[-1].accuracy for trainer in trainers]
+    first, last = trainers[0], trainers[-1]
     apart = max(accuracy) - min(accuracy)
     agree, good = apart <= TOLERANCE, min(accuracy) >= REQUIRED
-    console.print(
-        f"The test accuracies are {apart:.4%} apart: {'within' if agree else 'NOT within'} "
-        f"{TOLERANCE:.1%}, and {'at least' if good else 'NOT at least'} {REQUIRED:.0%}."
-    )
-    if len(trainers) > 1:
-        first, last = trainers[0], trainers[-1]
+    if first is not last:
         console.print(
-            f"{last.name} trains {first.wall / last.wall:.1f} times as fast as {first.name}."
+            f"The accuracies are {apart:.4%} apart: {'within' if agree else 'NOT within'} "
+            f"{TOLERANCE:.1%}. {last.name} trains {first.wall / last.wall:.1f} times as fast as "
+            f"{first.name}."
         )
-    console.print(f"Most often taken for each other: {mixed_up(confusion(trainers[-1]))}.")
+    if not good:
+        console.print(f"The accuracy is NOT at least {REQUIRED:.0%}.")
+    console.print(f"Most often taken for each other: {mixed_up(confusion(last))}.")
     return agree and good
 
 
