@@ -20,12 +20,6 @@ struct TableUpdate {
 // Shapes, dtypes and devices of everything, and the numbers. Values of indices are not looked at.
 void check_update(const TableUpdate& update);
 
-// The rule and the rounding as schemas have them. Throw c10::ValueError for another word.
-UpdateRule update_rule(std::string_view name);
-Rounding rounding(std::string_view name);
-const char* name_of(UpdateRule rule);
-const char* name_of(Rounding rounding);
-
 // The kernel of embedding_update_ that calls run(update): names its arguments.
 template <auto run>
 void embedding_update_kernel(const at::Tensor& weight, at::TensorList state, const at::Tensor& grad,
