@@ -24,7 +24,8 @@ function(myemb_add_cpu_kernels target)
     # No contraction to fused multiply-add: the same bits from every instruction set.
     target_compile_options(${objects} PRIVATE
       ${MYEMB_FLAGS_${isa}} -O3 -ffp-contract=off -Wall -Wextra $<$<BOOL:${MYEMB_WERROR}>:-Werror>)
-    target_include_directories(${objects} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/csrc)
+    target_include_directories(${objects} PRIVATE
+      ${CMAKE_CURRENT_SOURCE_DIR}/csrc ${CMAKE_CURRENT_SOURCE_DIR}/csrc/include)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
   endforeach()
   if("avx2" IN_LIST MYEMB_CPU_ISAS)

@@ -1,6 +1,5 @@
 #include <cpu/gradient.h>
 
-#include <cpu/group.h>
 #include <cpu/large_blocks.h>
 #include <cpu/max_gradient.h>
 #include <cpu/parallel.h>
@@ -31,39 +30,46 @@ at::Tensor weights_in_group_order(const RowGroups& groups, const at::Tensor& wei
 
 }  // namespace
 
-at::Tensor dense_gradient(const GradientSource& source, const Indices& indices, int64_t num_weights,
-                          int64_t padding_idx, bool average, const char* op) {
-  const at::Tensor& grad = source.grad_output;
-  // Where nothing but its bag is wanted of a lookup, the sort carries that.
-  const bool by_bag = source.bags && !source.weights.defined() && !source.positions;
-  const RowGroups groups = group_by_row(
-      {indices, num_weights, padding_idx, by_bag ? source.bags : nullptr, grad.size(0)}, op);
-  Scratch memory(Scratch::bytes_for<int64_t>(groups.lookups));
+GroupedGradient::GroupedGradient(const GradientSource& source, const Indices& indices,
+                                 int64_t num_weights, int64_t padding_idx, bool average,
+                                 const char* op)
+    // Where nothing but its bag is wanted of a lookup, the sort carries that.
+    : by_bag_(source.bags && !source.weights.defined() && !source.positions),
+      groups(group_by_row({indices, num_weights, padding_idx, by_bag_ ? source.bags : nullptr,
+                           source.grad_output.size(0)},
+                          op)),
+      memory_(Scratch::bytes_for<int64_t>(groups.lookups)) {
   const int64_t* rows = groups.sources;
-  if (source.bags && !by_bag) {
-    auto* const bags = memory.take<int64_t>(groups.lookups);
+  if (source.bags && !by_bag_) {
+    auto* const bags = memory_.take<int64_t>(groups.lookups);
     in_group_order(groups, source.bags, bags);
     rows = bags;
   }
-  const at::Tensor weights =
-      source.weights.defined() ? weights_in_group_order(groups, source.weights) : at::Tensor();
-  const auto [gradient, is_zero] = maybe_zeros_result({num_weights, grad.size(1)}, grad.options());
-  BadIndex bad;
-  const SegmentSum sums{
-      .rows = rows_of(grad),
+  if (source.weights.defined()) weights_ = weights_in_group_order(groups, source.weights);
+  sums = {
+      .rows = rows_of(source.grad_output),
       .indices = {rows, /*is_int64=*/true, groups.lookups},
       .segments = groups.segments(),
-      .weights = weights.defined() ? weights.const_data_ptr() : nullptr,
+      .weights = weights_.defined() ? weights_.const_data_ptr() : nullptr,
       .average = average,
       .positions = source.positions,
       .lookups = groups.sources,
       .out_rows = groups.rows,
-      .zeroed_rows = is_zero ? 0 : num_weights,
-      .out = gradient.mutable_data_ptr(),
-      .bad = &bad,
+      .out = nullptr,
+      .bad = &bad_,
   };
+}
+
+at::Tensor dense_gradient(const GradientSource& source, const Indices& indices, int64_t num_weights,
+                          int64_t padding_idx, bool average, const char* op) {
+  const at::Tensor& grad = source.grad_output;
+  GroupedGradient grouped(source, indices, num_weights, padding_idx, average, op);
+  const auto [gradient, is_zero] = maybe_zeros_result({num_weights, grad.size(1)}, grad.options());
+  SegmentSum& sums = grouped.sums;
+  sums.zeroed_rows = is_zero ? 0 : num_weights;
+  sums.out = gradient.mutable_data_ptr();
   if (source.positions && !average && grad.size(1) > 0) {
-    sum_maxima(source, groups, sums);
+    sum_maxima(source, grouped.groups, sums);
   } else {
     run_segment_sum(sums);
   }

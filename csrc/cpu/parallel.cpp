@@ -102,15 +102,44 @@ void max_of_shared_segment(const SegmentMax& args, int64_t segment, int64_t thre
   kernels().segment_max_combine(args, segment, best.get(), positions.get(), first, parts);
 }
 
-// Calls f(begin, end) for the ranges of segments between those that are shared.
-template <typename F>
-void for_unshared(const std::vector<int64_t>& shared, int64_t begin, int64_t end, const F& f) {
-  for (const int64_t s : shared) {
-    if (s < begin || s >= end) continue;
-    f(begin, s);
-    begin = s + 1;
+// Which segments each part has, and which are shared by all of them.
+struct Shares {
+  Shares(const Segments& segments, int64_t parts)
+      : borders(balanced_borders(segments, parts)), shared(long_segments(segments, borders)) {}
+
+  // Runs first(part) and then range(begin, end) for the segments of a part between shared ones.
+  template <typename First, typename Range>
+  void run(const First& first, const Range& range) const {
+    parallel_parts(static_cast<int64_t>(borders.size()) - 1, [&](int64_t part) {
+      first(part);
+      int64_t begin = borders[part];
+      for (const int64_t s : shared) {
+        if (s < begin || s >= borders[part + 1]) continue;
+        range(begin, s);
+        begin = s + 1;
+      }
+      range(begin, borders[part + 1]);
+    });
   }
-  f(begin, end);
+
+  std::vector<int64_t> borders;
+  std::vector<int64_t> shared;
+};
+
+// One row, the chunks of its sum shared by so many threads.
+void update_shared_segment(SegmentSum sums, RowUpdate update, int64_t segment, int64_t threads) {
+  const auto sum = std::make_unique_for_overwrite<double[]>(sums.rows.dim);
+  sums.segments.starts += segment;
+  sums.segments.starts_count = 2;
+  sums.segments.count = 1;
+  sums.out_rows = nullptr;
+  sums.exact = true;
+  sums.out = sum.get();
+  sum_shared_segment(sums, 0, threads);
+  update.grads = sum.get();
+  update.exact = true;
+  update.rows += segment;
+  kernels().row_update(update, 0, 1);
 }
 
 }  // namespace
@@ -150,28 +179,31 @@ void run_segment_sum(const SegmentSum& args) {
     zero_gaps_of_part(args, 0, 1);
     return kernels().segment_sum(args, 0, args.segments.count);
   }
-  const auto borders = balanced_borders(args.segments, parts);
-  const auto shared = long_segments(args.segments, borders);
-  parallel_parts(parts, [&](int64_t part) {
-    zero_gaps_of_part(args, part, parts);
-    for_unshared(shared, borders[part], borders[part + 1],
-                 [&](int64_t begin, int64_t end) { kernels().segment_sum(args, begin, end); });
+  const Shares shares(args.segments, parts);
+  shares.run([&](int64_t part) { zero_gaps_of_part(args, part, parts); },
+             [&](int64_t begin, int64_t end) { kernels().segment_sum(args, begin, end); });
+  for (const int64_t s : shares.shared) sum_shared_segment(args, s, parts);
+}
+
+void run_segment_update(const SegmentSum& sums, const RowUpdate& update) {
+  const int64_t parts = parts_for(total_cost(sums.segments) * sums.rows.dim);
+  if (parts == 1) return kernels().segment_update(sums, update, 0, sums.segments.count);
+  const Shares shares(sums.segments, parts);
+  shares.run([](int64_t) {}, [&](int64_t begin, int64_t end) {
+    kernels().segment_update(sums, update, begin, end);
   });
-  for (const int64_t s : shared) sum_shared_segment(args, s, parts);
+  for (const int64_t s : shares.shared) update_shared_segment(sums, update, s, parts);
 }
 
 void run_segment_max(const SegmentMax& args) {
   const int64_t parts = parts_for(total_cost(args.segments) * args.rows.dim);
   const bool too_long = args.segments.total > kMaxPart;  // perhaps for a kernel
   if (parts == 1 && !too_long) return kernels().segment_max(args, 0, args.segments.count);
-  const auto borders = balanced_borders(args.segments, parts);
-  const auto shared = too_long ? segments_longer_than(args.segments, kMaxPart)
-                               : long_segments(args.segments, borders);
-  parallel_parts(parts, [&](int64_t part) {
-    for_unshared(shared, borders[part], borders[part + 1],
-                 [&](int64_t begin, int64_t end) { kernels().segment_max(args, begin, end); });
-  });
-  for (const int64_t s : shared) max_of_shared_segment(args, s, parts);
+  Shares shares(args.segments, parts);
+  if (too_long) shares.shared = segments_longer_than(args.segments, kMaxPart);
+  shares.run([](int64_t) {},
+             [&](int64_t begin, int64_t end) { kernels().segment_max(args, begin, end); });
+  for (const int64_t s : shares.shared) max_of_shared_segment(args, s, parts);
 }
 
 int64_t count_parallel_threads() {

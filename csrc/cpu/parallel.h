@@ -43,6 +43,10 @@ void parallel_ranges(int64_t count, int64_t elements, const F& f) {
 void run_segment_sum(const SegmentSum& args);
 void run_segment_max(const SegmentMax& args);
 
+// Updates the rows of all segments by their sums, in the same way. Where the sums go is not looked
+// at: they stay in the caches.
+void run_segment_update(const SegmentSum& sums, const RowUpdate& update);
+
 // Sets the rows of out between those of segments to zero (SegmentSum::zeroed_rows).
 void zero_gaps(const SegmentSum& args);
 

@@ -18,33 +18,12 @@
 // The operations and their order are a part of the numbers contract: no fused multiply-add, and
 // roots and quotients that IEEE rounds.
 
-#include <policies/rounding.h>
+#include <myemb/update.h>
 #include <policies/types.h>
 
 #include <cmath>
 
 namespace myemb {
-
-enum class UpdateRule : int8_t { Sgd, Adagrad, RowWiseAdagrad, Adam };
-
-// The numbers of one step. What a rule does not name it does not look at.
-struct UpdateOptions {
-  UpdateRule rule = UpdateRule::Sgd;
-  double lr = 0;            // with what the step makes of it: decay, bias corrections
-  double eps = 0;           // added to the root that a gradient is divided by
-  double weight_decay = 0;  // times the weight, added to the gradient
-  double shrink = 0;        // times the weight, taken from the weight first (AdamW)
-  bool maximize = false;
-  double momentum = 0;  // SGD
-  double dampening = 0;
-  bool nesterov = false;
-  double beta1 = 0;  // Adam
-  double beta2 = 0;
-  bool amsgrad = false;
-  Rounding rounding = Rounding::Nearest;
-  uint64_t seed = 0;  // of the random bits, with the step
-  uint64_t step = 0;
-};
 
 // From the gradient of the loss to what the rules take.
 template <typename A>

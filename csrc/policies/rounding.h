@@ -2,17 +2,12 @@
 
 // How an updated weight goes back into its 16 bits, with the same bits on every device.
 
+#include <myemb/update.h>
 #include <policies/types.h>
 
 #include <bit>
 
 namespace myemb {
-
-enum class Rounding : int8_t {
-  Nearest,     // ties to even
-  Stochastic,  // up or down with a probability that makes the mean exact
-  Split,       // bf16, with the rest of the fp32 number kept beside it
-};
 
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): four random
 // words for each counter, of which no two calls share any state.

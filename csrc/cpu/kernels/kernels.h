@@ -12,6 +12,7 @@
 // A kernel runs over a range of segments or lookups, so that the caller shares out the work. An
 // index outside the table is skipped and its position noted; the caller throws.
 
+#include <myemb/update.h>
 #include <policies/numbers.h>
 #include <policies/views.h>
 
@@ -48,7 +49,8 @@ struct SegmentSum {
   const int64_t* lookups = nullptr;    //   positions[index_i][d] == lookups[i]; null: all columns
   const int64_t* out_rows = nullptr;   // (segments) ascending; null: segment s is row s
   int64_t zeroed_rows = 0;  // rows of out, if those of no segment get zeros; 0: they stay
-  void* out;                // dtype of rows, contiguous
+  bool exact = false;       // out is of the accumulator type
+  void* out;                // else dtype of rows; contiguous
   BadIndex* bad;
 };
 
@@ -135,6 +137,21 @@ struct RowRenorm {
   double norm_type;
 };
 
+// A step of an optimizer on rows of a table. All tables are contiguous.
+struct RowUpdate {
+  void* weight;
+  Dtype dtype;
+  int64_t weight_size;  // bytes of an element
+  int64_t dim;
+  void* row_state;  // accumulator type, one a row; of a row-wise rule
+  void* states[3];  // accumulator type, of the shape of the table; as many as the rule has
+  int16_t* low_halves;  // of Rounding::Split
+  UpdateOptions options;
+  const void* grads;    // contiguous; grads[i] is the gradient of row rows[i]
+  bool exact;           // grads are of the accumulator type, else of the table's
+  const int64_t* rows;  // distinct and valid; null: row i
+};
+
 struct Kernels {
   void (*segment_sum)(const SegmentSum&, int64_t begin, int64_t end);
   // Zeros the rows [begin, end) of out but for those of segments, of which `segment` is the first
@@ -161,6 +178,10 @@ struct Kernels {
   void (*lookup)(const Lookup&, int64_t begin, int64_t end);
   void (*row_dot)(const RowDot&, int64_t begin, int64_t end);
   void (*row_renorm)(const RowRenorm&, int64_t begin, int64_t end);
+  void (*row_update)(const RowUpdate&, int64_t begin, int64_t end);
+  // The rows of segments, by their sums; grads and exact of the update do not count, nor does where
+  // the sums go.
+  void (*segment_update)(const SegmentSum&, const RowUpdate&, int64_t begin, int64_t end);
 };
 
 // The table for the instruction set that at::get_cpu_capability() names; chosen once per process.
@@ -182,6 +203,8 @@ const Kernels& kernels();
   void lookup(const Lookup&, int64_t, int64_t);                                              \
   void row_dot(const RowDot&, int64_t, int64_t);                                             \
   void row_renorm(const RowRenorm&, int64_t, int64_t);                                       \
+  void row_update(const RowUpdate&, int64_t, int64_t);                                       \
+  void segment_update(const SegmentSum&, const RowUpdate&, int64_t, int64_t);                \
   }
 
 MYEMB_DECLARE_KERNELS(baseline)

@@ -40,13 +40,13 @@ template <typename T>
 void store_row(const SegmentSum& args, int64_t segment, const Accumulator<T>* sum,
                int64_t counted) {
   using A = Accumulator<T>;
-  const int64_t row = args.out_rows ? args.out_rows[segment] : segment;
-  T* const out = static_cast<T*>(args.out) + row * args.rows.dim;
+  const int64_t row = (args.out_rows ? args.out_rows[segment] : segment) * args.rows.dim;
   cover_columns<A>(args.rows.dim, [&]<int L, int V>(Columns<L, V> columns) {
     for (int v = 0; v < V; ++v) {
       Vector<A, L> x = load<L>(sum + columns[v]);
       if (args.average && counted > 1) x = x / static_cast<A>(counted);
-      store<L>(out + columns[v], x);
+      args.exact ? store<L>(static_cast<A*>(args.out) + row + columns[v], x)
+                 : store<L>(static_cast<T*>(args.out) + row + columns[v], x);
     }
   });
 }
@@ -144,7 +144,7 @@ bool by_element(const SegmentSum& args) {
 void segment_sum(const SegmentSum& args, int64_t begin, int64_t end) {
   visit(args.rows.dtype, [&]<typename T>(T) {
     if (by_element(args)) return ElementSums<T>(args).sum(begin, end);
-    sum_rows<T>(args, begin, end, /*rounded=*/true);
+    sum_rows<T>(args, begin, end, !args.exact);
   });
 }
 

@@ -7,8 +7,10 @@
 #include <policies/types.h>
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -172,6 +174,30 @@ MYEMB_INLINE void store(T* to, Vector<Accumulator<T>, L> value) {
     std::memcpy(to, &bits, sizeof(bits));
   } else {
     std::memcpy(to, &value, sizeof(value));
+  }
+}
+
+// The square root of each lane, rounded as IEEE says. GCC's vector extension has none.
+template <typename V>
+MYEMB_INLINE V square_root(V x) {
+  if constexpr (std::is_floating_point_v<V>) {
+    return std::sqrt(x);
+  } else {
+    constexpr bool kIsDouble = std::is_same_v<std::remove_cvref_t<decltype(x[0])>, double>;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64 && kIsDouble) return (V)_mm512_maskz_sqrt_pd(0xff, (__m512d)x);
+    if constexpr (sizeof(V) == 64 && !kIsDouble) return (V)_mm512_maskz_sqrt_ps(0xffff, (__m512)x);
+#endif
+#if defined(__AVX2__)
+    if constexpr (sizeof(V) == 32 && kIsDouble) return (V)_mm256_sqrt_pd((__m256d)x);
+    if constexpr (sizeof(V) == 32 && !kIsDouble) return (V)_mm256_sqrt_ps((__m256)x);
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof(V) == 16 && kIsDouble) return (V)_mm_sqrt_pd((__m128d)x);
+    if constexpr (sizeof(V) == 16 && !kIsDouble) return (V)_mm_sqrt_ps((__m128)x);
+#endif
+    for (size_t lane = 0; lane < sizeof(V) / sizeof(x[0]); ++lane) x[lane] = std::sqrt(x[lane]);
+    return x;
   }
 }
 

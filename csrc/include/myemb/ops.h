@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymInt.h>
 #include <myemb/export.h>
+#include <myemb/update.h>
 #include <myemb/version.h>
 
 #include <optional>
@@ -102,6 +103,37 @@ MYEMB_API at::Tensor checked_offsets(const at::Tensor& offsets, c10::SymInt num_
 // (num_weights, D) of int64 rows with values (N, D); self.coalesce() otherwise, and if self is
 // coalesced or wants a gradient. Throws c10::IndexError for a row outside [0, num_weights).
 MYEMB_API at::Tensor coalesce(const at::Tensor& self);
+
+// The lookups whose output has a gradient: an embedding_bag call, or without indices none. (A plain
+// lookup of N rows is N bags of one: indices (N, 1).)
+struct UpdateLookups {
+  std::optional<at::Tensor> indices = std::nullopt;
+  std::optional<at::Tensor> offsets = std::nullopt;
+  std::optional<at::Tensor> positions = std::nullopt;  // of embedding_bag_max, exactly in mode max
+  std::optional<at::Tensor> per_sample_weights = std::nullopt;
+  bool scale_grad_by_freq = false;
+  int64_t mode = 0;
+  bool include_last_offset = false;
+  std::optional<c10::SymInt> padding_idx = std::nullopt;
+};
+
+// One step of an optimizer on the table `weight` (V, D), in place, with the sums and the rounding of
+// the numbers contract. The gradient of the table is
+//
+//   grad (V, D), strided     every row is updated;
+//   grad (V, D), sparse      COO; each row that it has an entry for is updated once, by the sum of
+//                            its entries, the others stay as they are;
+//   that of `lookups`        grad (B, D) is the gradient of what embedding_bag returned; the rows
+//                            that were looked up are updated, that of padding_idx is not.
+//
+// state: the tables of the rule, (V, D) in the accumulator type (fp64 for double, otherwise fp32):
+// none for SGD, [b] with momentum, [s] for Adagrad, [m, v] for Adam, [m, v, the largest v] with
+// amsgrad; for row-wise Adagrad [s] of (V,). With Rounding::Split one more, int16 (V, D): the low
+// halves of the weights, zeros at first. Throws c10::IndexError for a bad index and c10::Error for
+// anything else that does not fit, and has then written nothing.
+MYEMB_API void embedding_update_(const at::Tensor& weight, at::TensorList state,
+                                 const at::Tensor& grad, const UpdateOptions& options,
+                                 const UpdateLookups& lookups = {});
 
 // Makes every check that embedding_bag makes of its arguments, offsets included and indices not,
 // and nothing else. For who changes the table before the lookup (max_norm) and must not do so in

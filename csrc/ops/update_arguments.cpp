@@ -1,0 +1,140 @@
+// The checks of embedding_update_, which every device makes.
+
+#include <ops/update.h>
+
+#include <ops/checks.h>
+#include <ops/types.h>
+
+#include <ATen/MemoryOverlap.h>
+#include <c10/util/Exception.h>
+#include <policies/optimizers.h>
+
+#include <array>
+
+namespace myemb {
+namespace {
+
+constexpr auto kOp = "embedding_update_";
+constexpr std::array kRules{"sgd", "adagrad", "row_wise_adagrad", "adam"};  // of UpdateRule
+constexpr std::array kRoundings{"nearest", "stochastic", "split"};          // of Rounding
+
+template <typename Enum, size_t kCount>
+Enum value_of(std::string_view name, const std::array<const char*, kCount>& names,
+              const char* what) {
+  for (size_t i = 0; i < kCount; ++i) {
+    if (name == names[i]) return static_cast<Enum>(i);
+  }
+  TORCH_CHECK_VALUE(false, kOp, ": ", what, " has to be one of ", c10::Join(", ", names),
+                    " but got ", name);
+}
+
+void check_table(const at::Tensor& weight, Rounding rounding) {
+  TORCH_CHECK(weight.dim() == 2, kOp, ": weight has to be a 2D Tensor, but got Tensor of dimension ",
+              weight.dim());
+  const at::ScalarType type = weight.scalar_type();
+  TORCH_CHECK(type == at::kDouble || type == at::kFloat || is_16_bit(weight), kOp,
+              ": weight has to be Double, Float, Half or BFloat16, but is ", c10::toString(type));
+  TORCH_CHECK(rounding != Rounding::Split || type == at::kBFloat16, kOp,
+              ": rounding split is for BFloat16 weights, but they are ", c10::toString(type));
+}
+
+struct State {
+  const char* what;
+  at::ScalarType type;
+  bool by_row;
+};
+
+// The states that a step has, in order.
+std::vector<State> states_of(const UpdateOptions& options, at::ScalarType weights) {
+  const at::ScalarType type = accumulator_type(weights);
+  std::vector<State> states;
+  if (options.rule == UpdateRule::RowWiseAdagrad) states.push_back({"a row", type, true});
+  states.resize(states.size() + count_states(options), {"a weight", type, false});
+  if (options.rounding == Rounding::Split) states.push_back({"low halves", at::kShort, false});
+  return states;
+}
+
+void check_state(const TableUpdate& update) {
+  const at::Tensor& weight = update.weight;
+  const auto expected = states_of(update.options, weight.scalar_type());
+  TORCH_CHECK(update.state.size() == expected.size(), kOp, ": ", name_of(update.options.rule),
+              " has ", expected.size(), " state tensors here, but got ", update.state.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const at::Tensor& state = update.state[i];
+    c10::SymDimVector shape(weight.sym_sizes().begin(), weight.sym_sizes().end());
+    if (expected[i].by_row) shape.pop_back();
+    TORCH_CHECK(
+        state.sym_sizes() == c10::SymIntArrayRef(shape) && state.scalar_type() == expected[i].type,
+        kOp, ": state[", i, "] has to be ", c10::SymIntArrayRef(shape), " of ",
+        c10::toString(expected[i].type), ", but is ", state.sym_sizes(), " of ",
+        c10::toString(state.scalar_type()));
+    TORCH_CHECK(state.device() == weight.device(), kOp, ": state[", i, "] is on ", state.device(),
+                " and weight on ", weight.device());
+  }
+}
+
+void check_gradient(const TableUpdate& update) {
+  const at::Tensor &weight = update.weight, &grad = update.grad;
+  const UpdateLookups& lookups = update.lookups;
+  TORCH_CHECK(grad.scalar_type() == weight.scalar_type(), kOp, ": grad has to be ",
+              c10::toString(weight.scalar_type()), " as weight is, but is ",
+              c10::toString(grad.scalar_type()));
+  TORCH_CHECK(grad.device() == weight.device(), kOp, ": grad is on ", grad.device(),
+              " and weight on ", weight.device());
+  if (!lookups.indices) {
+    TORCH_CHECK(!lookups.offsets && !lookups.positions && !lookups.per_sample_weights, kOp,
+                ": offsets, positions and per_sample_weights go with indices");
+    TORCH_CHECK(grad.sym_sizes() == weight.sym_sizes(), kOp, ": without indices grad has to be ",
+                weight.sym_sizes(), " as weight is, but is ", grad.sym_sizes());
+    TORCH_CHECK(!grad.is_sparse() || (grad.sparse_dim() == 1 && grad.dense_dim() == 1), kOp,
+                ": a sparse grad has to be one of rows (sparse_dim 1), but has sparse_dim ",
+                grad.is_sparse() ? grad.sparse_dim() : 0);
+    return;
+  }
+  const BagArguments bags{*lookups.indices, lookups.offsets, lookups.per_sample_weights,
+                          lookups.include_last_offset};
+  check_bag_gradient(grad, lookups.positions, bags, lookups.mode);
+  TORCH_CHECK(grad.sym_size(1) == weight.sym_size(1), kOp, ": grad has to be (B, ",
+              weight.sym_size(1), "), but is ", grad.sym_sizes());
+  if (is_mode(lookups.mode, BagMode::Max)) check_max_options(lookups.scale_grad_by_freq, false);
+  wrap_padding_idx(lookups.padding_idx, weight.sym_size(0));
+}
+
+}  // namespace
+
+UpdateRule update_rule(std::string_view name) {
+  return value_of<UpdateRule>(name, kRules, "rule");
+}
+
+Rounding rounding(std::string_view name) {
+  return value_of<Rounding>(name, kRoundings, "rounding");
+}
+
+const char* name_of(UpdateRule rule) { return kRules[static_cast<size_t>(rule)]; }
+
+const char* name_of(Rounding rounding) { return kRoundings[static_cast<size_t>(rounding)]; }
+
+void check_update(const TableUpdate& update) {
+  check_table(update.weight, update.options.rounding);
+  check_state(update);
+  check_gradient(update);
+}
+
+ContiguousUpdate::ContiguousUpdate(const TableUpdate& update)
+    : weight(update.weight.contiguous()), update_(update) {
+  at::assert_no_internal_overlap(update.weight);
+  for (const at::Tensor& tensor : update.state) {
+    at::assert_no_internal_overlap(tensor);
+    state.push_back(tensor.contiguous());
+  }
+}
+
+void ContiguousUpdate::copy_back() const {
+  const auto copy_if_other = [](const at::Tensor& to, const at::Tensor& from) {
+    if (!to.is_same(from)) to.copy_(from);
+  };
+  copy_if_other(update_.weight, weight);
+  for (size_t i = 0; i < state.size(); ++i) copy_if_other(update_.state[i], state[i]);
+}
+
+}  // namespace myemb
