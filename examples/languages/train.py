@@ -14,7 +14,7 @@ from .dataset import Corpus
 from .model import Engine, Identifier
 from .ngrams import gram_bags
 
-LEARNING_RATE = 0.2
+LEARNING_RATE = 0.2  # chosen, as the number of epochs, on a part of the training snippets
 
 
 @dataclass
