@@ -75,7 +75,7 @@ def judge(trainers: list[Trainer], console: Console) -> bool:
         )
     if not good:
         console.print(f"The accuracy is NOT at least {REQUIRED:.0%}.")
-    console.print(f"Most often taken for each other: {mixed_up(confusion(last))}.")
+    console.print(f"Test snippets of languages taken for each other: {mixed_up(confusion(last))}.")
     return agree and good
 
 

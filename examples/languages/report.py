@@ -125,7 +125,7 @@ def _draw_lengths(axes: Axes, trainer: Trainer) -> None:
     axes.plot(LENGTHS, [100 * share for share in accuracy], color="#1f4e9c", marker="o")
     for length, share in zip(LENGTHS, accuracy, strict=True):
         axes.annotate(
-            f"{share:.0%}", (length, 100 * share), (4, -14), textcoords="offset points", fontsize=9
+            f"{share:.0%}", (length, 100 * share), (4, -15), textcoords="offset points", fontsize=9
         )
     axes.set(
         title="Test accuracy by length of the text, percent",
