@@ -20,15 +20,18 @@ from optimizers import (
     lookups,
     ours,
     sparse,
+    train,
 )
 from torch import Tensor
 from torch.nn import Parameter
 
 from myemb import optim
+from myemb.functional import coalesce
 from myemb.nn import Embedding, EmbeddingBag
 
 pytestmark = pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
 ROWS = 40
+INF, NAN = float("inf"), float("nan")
 
 
 def follow(optimizer: torch.optim.Optimizer, table: Parameter, oracle: Oracle, steps: Any) -> None:
@@ -49,7 +52,8 @@ def test_sparse_gradients(case: str, width: int, device: str) -> None:
     dtype = torch.float64 if width in (7, 130) else torch.float32
     num_rows = max(8, min(ROWS, 8000 // width))
     table = Parameter(torch.randn(num_rows, width, dtype=dtype, device=device))
-    steps = gradients(table, size=3 * num_rows // 2, first=width)
+    number = STEPS if width <= 130 else len(KINDS)
+    steps = gradients(table, number, size=3 * num_rows // 2, first=width)
     follow(ours(case, [table]), table, Oracle(case, table), steps)
 
 
@@ -211,11 +215,11 @@ def test_expanded_gradients(case: str, device: str) -> None:
 @each_case
 def test_many_rows_and_threads(case: str, device: str) -> None:
     torch.set_num_threads(2)
-    table = Parameter(torch.randn(5000, 33, device=device))
+    table = Parameter(torch.randn(3000, 33, device=device))
     steps = [
         sparse(rows, eighths(len(rows), 33, device=device), len(table))
         for rows in (
-            lookups(kind, 9000, len(table), device) for kind in ("zipf", "one_row", "zipf")
+            lookups(kind, 6000, len(table), device) for kind in ("zipf", "one_row", "zipf")
         )
     ]
     follow(ours(case, [table]), table, Oracle(case, table), steps)
@@ -242,6 +246,51 @@ def test_the_modules(case: str, module: Any, dtype: torch.dtype, device: str) ->
         oracle.step(theirs.weight.grad)
         theirs.zero_grad()
     assert_near(model.weight, oracle.weight, terms=STEPS)
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if "row wise" not in name])
+def test_tiny_huge_and_no_numbers(case: str, device: str) -> None:
+    """As PyTorch in float32, where squares underflow and overflow, infinities and NaN included."""
+    sizes = [0.0, 1e-45, 1e-38, 1e-30, 1e-22, 1e-12, 1e-8, 1e10, 1e18, 1e24, 1e38, INF, -INF, NAN]
+    values = torch.tensor(sizes, device=device)
+    table, theirs = (Parameter(torch.ones(len(sizes), device=device)) for _ in range(2))
+    name, options = CASES[case]
+    optimizer, expected = ours(case, [table]), TORCHS[name]([theirs], **options, foreach=False)
+    for factor in (1.0, 1.0, -1.0, 0.0):
+        table.grad, theirs.grad = values * factor, values * factor
+        optimizer.step()
+        expected.step()
+    close = {"rtol": 1e-5, "atol": 0.0, "equal_nan": True}
+    torch.testing.assert_close(table, theirs, **close)
+    for key, value in expected.state[theirs].items():
+        torch.testing.assert_close(optimizer.state[table][key], value, **close)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_default_dtype_does_not_count_steps(dtype: torch.dtype, device: str) -> None:
+    """A step count in bfloat16 would stop at 256."""
+    table = Parameter(torch.ones(2, 2, device=device))
+    optimizer = optim.Adam([table], rounding="stochastic")
+    torch.set_default_dtype(dtype)
+    try:
+        train(optimizer, table, [torch.ones_like(table)] * 300)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert optimizer.state[table]["step"] == 300
+    assert optimizer.state[table]["step"].dtype in (torch.float32, torch.float64)
+
+
+@each_case
+def test_the_sums_are_those_of_coalesce(case: str, device: str) -> None:
+    """One pass over the entries gives the bits of two."""
+    tables = [Parameter(torch.ones(ROWS, 33, device=device)) for _ in range(2)]
+    optimizers = [ours(case, [table]) for table in tables]
+    for kind in ("zipf", "one_row", "uniform"):
+        rows = lookups(kind, 2000, ROWS, device)
+        gradient = sparse(rows, torch.randn(2000, 33, device=device), ROWS)
+        train(optimizers[0], tables[0], [gradient])
+        train(optimizers[1], tables[1], [coalesce(gradient)])
+    assert torch.equal(*tables)
 
 
 def one_step(name: str, gradient: Tensor, **options: Any) -> Tensor:

@@ -116,7 +116,7 @@ def test_the_gradient_of_bags(
 
 
 @pytest.mark.parametrize("dtype", INDEX_DTYPES)
-@pytest.mark.parametrize("width", [1, 3, 130, 2049])
+@pytest.mark.parametrize("width", [1, 130, 514])
 @pytest.mark.parametrize("kind", ["uniform", "zipf", "one_row", "distinct"])
 def test_whole_numbers(dtype: torch.dtype, width: int, kind: str, device: str) -> None:
     """A plain lookup is bags of one; sums are exact, in 16 bits, too."""
