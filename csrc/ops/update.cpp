@@ -13,8 +13,8 @@ namespace myemb {
 namespace {
 
 const auto& embedding_update_op() {
-  static const auto op = typed_op<decltype(embedding_update_kernel<check_update>)>(
-      "myemb::embedding_update_");
+  static const auto op =
+      typed_op<decltype(embedding_update_kernel<check_update>)>("myemb::embedding_update_");
   return op;
 }
 

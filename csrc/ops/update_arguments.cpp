@@ -29,8 +29,8 @@ Enum value_of(std::string_view name, const std::array<const char*, kCount>& name
 }
 
 void check_table(const at::Tensor& weight, Rounding rounding) {
-  TORCH_CHECK(weight.dim() == 2, kOp, ": weight has to be a 2D Tensor, but got Tensor of dimension ",
-              weight.dim());
+  TORCH_CHECK(weight.dim() == 2, kOp,
+              ": weight has to be a 2D Tensor, but got Tensor of dimension ", weight.dim());
   const at::ScalarType type = weight.scalar_type();
   TORCH_CHECK(type == at::kDouble || type == at::kFloat || is_16_bit(weight), kOp,
               ": weight has to be Double, Float, Half or BFloat16, but is ", c10::toString(type));
@@ -102,9 +102,7 @@ void check_gradient(const TableUpdate& update) {
 
 }  // namespace
 
-UpdateRule update_rule(std::string_view name) {
-  return value_of<UpdateRule>(name, kRules, "rule");
-}
+UpdateRule update_rule(std::string_view name) { return value_of<UpdateRule>(name, kRules, "rule"); }
 
 Rounding rounding(std::string_view name) {
   return value_of<Rounding>(name, kRoundings, "rounding");
