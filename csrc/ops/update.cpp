@@ -34,6 +34,11 @@ void call_op(const TableUpdate& update) {
 void update_autograd(const TableUpdate& update) {
   TORCH_CHECK(!wants_gradient(update.weight),
               "a leaf Variable that requires grad is being used in an in-place operation.");
+  for (const at::Tensor& state : update.state) {
+    TORCH_CHECK(!wants_gradient(state),
+                "embedding_update_: a state that requires grad is being used "
+                "in an in-place operation.");
+  }
   {
     const at::AutoDispatchBelowADInplaceOrView below;
     call_op(update);

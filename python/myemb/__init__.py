@@ -25,6 +25,7 @@ __all__ = [
     "huge_pages_",
     "memory",
     "nn",
+    "optim",
     "replace_embeddings_",
     "set_cache_limit",
 ]

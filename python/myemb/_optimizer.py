@@ -21,8 +21,29 @@ def accumulator_type(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def _is_low_halves(key: str) -> bool:
-    return key == "low_halves"
+def _update_as_table(
+    param: Tensor, state: list[Tensor], grad: Tensor, options: dict[str, Any]
+) -> None:
+    """Any parameter is a table: of its first dimension's rows, or of one row."""
+    rows = param.size(0) if grad.is_sparse else 1
+    written = [param, *state]
+    weight, *tables = (tensor.contiguous().view(rows, -1) for tensor in written)
+    if grad.is_sparse:
+        if grad.sparse_dim() != 1:
+            raise RuntimeError(
+                f"a sparse gradient has to be one of rows (sparse_dim 1), but that of a parameter "
+                f"of shape {list(param.shape)} has sparse_dim {grad.sparse_dim()}"
+            )
+        values = grad._values().reshape(grad._nnz(), weight.size(1))
+        grad = torch.sparse_coo_tensor(
+            grad._indices(), values, weight.shape, check_invariants=False
+        )
+    else:
+        grad = grad.contiguous().view(rows, -1)
+    _update_(weight, tables, grad, **options)
+    for tensor, table in zip(written, (weight, *tables), strict=True):
+        if not tensor.is_contiguous():
+            tensor.copy_(table.view(tensor.shape))
 
 
 class TableOptimizer(torch.optim.Optimizer):
@@ -35,6 +56,9 @@ class TableOptimizer(torch.optim.Optimizer):
         for name in ("capturable", "differentiable"):
             if defaults.get(name):
                 raise NotImplementedError(f"myemb.optim.{type(self).__name__}: {name}=True")
+        lr = defaults["lr"]
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
         for name in ("lr", "eps", "weight_decay", "momentum", "lr_decay"):
             value = defaults.get(name, 0.0)
             if not float(value) >= 0.0:
@@ -77,27 +101,38 @@ class TableOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the state of an optimizer of this class, or of torch's class of that name."""
-        super().load_state_dict(state_dict)
-        # It has cast everything to the type of the parameter; states may have more bits than that.
+        seen: dict[str, Any] = {}
+        hooks = (
+            self.register_load_state_dict_pre_hook(lambda _, given: seen.update(given)),
+            self.register_load_state_dict_post_hook(lambda _: self._uncast(seen), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _uncast(self, state_dict: dict[str, Any]) -> None:
+        """Undoes a cast of all states to the type of the parameter: they may have more bits."""
         saved = itertools.chain.from_iterable(g["params"] for g in state_dict["param_groups"])
         params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
         for name, param in zip(saved, params, strict=True):
             for key, value in state_dict["state"].get(name, {}).items():
                 if isinstance(value, Tensor) and key != "step":
-                    dtype = value.dtype if _is_low_halves(key) else accumulator_type(param)
+                    dtype = value.dtype if key == "low_halves" else accumulator_type(param)
                     self.state[param][key] = value.to(param.device, dtype)
 
     def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state, options = self.next_update(param, group, grad.is_sparse)
-        if param.dim() == 2:
-            _update_(param, state, grad, **options)
-            return
-        # Any other parameter is a table of one row.
-        weight = param.contiguous().view(1, -1)
-        tables = [table.view(1, -1) for table in state]
-        _update_(weight, tables, grad.contiguous().view(1, -1), **options)
-        if not param.is_contiguous():
-            param.copy_(weight.view(param.shape))
+        before = dict(self.state[param])
+        try:
+            state, options = self.next_update(param, group, grad.is_sparse)
+            if param.dim() == 2:
+                _update_(param, state, grad, **options)
+            else:
+                _update_as_table(param, state, grad, options)
+        except Exception:
+            self.state[param] = before  # the step has not been made
+            raise
 
     def next_update(
         self, param: Tensor, group: dict[str, Any], sparse: bool
@@ -117,11 +152,10 @@ class TableOptimizer(torch.optim.Optimizer):
 
     @staticmethod
     def _count_step(state: dict[str, Any]) -> int:
-        step = state.get("step")
-        if not isinstance(step, Tensor):  # torch.optim.SparseAdam has an int
-            step = torch.tensor(float(step or 0))
-        state["step"] = step.cpu() + 1 if step.device.type != "cpu" else step.add_(1)
-        return int(state["step"])
+        """Not in place: a step that fails is not counted."""
+        count = int(state.get("step") or 0) + 1  # torch.optim.SparseAdam has an int
+        state["step"] = torch.tensor(float(count), dtype=torch.float32)
+        return count
 
     def _tables(self, param: Tensor, group: dict[str, Any]) -> list[Tensor]:
         """The tensors that go with a parameter, made at its first step."""
@@ -133,14 +167,12 @@ class TableOptimizer(torch.optim.Optimizer):
             tables.append(state[name])
         if group["rounding"] == "split":
             if state.get("low_halves") is None:
-                state["low_halves"] = torch.zeros_like(param, dtype=torch.int16)
+                state["low_halves"] = param.new_zeros(param.shape, dtype=torch.int16)
             tables.append(state["low_halves"])
         return tables
 
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> Tensor:
-        return torch.zeros_like(
-            param, dtype=accumulator_type(param), memory_format=torch.contiguous_format
-        )
+        return param.new_zeros(param.shape, dtype=accumulator_type(param))
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         raise NotImplementedError

@@ -328,3 +328,8 @@ class AdamW(Adam):
             rounding=rounding,
             seed=seed,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # as torch's, whatever was loaded
+            group["decoupled_weight_decay"] = True
