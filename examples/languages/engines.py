@@ -27,9 +27,8 @@ def _torch_sparse() -> Engine:
 
 
 def _myemb_fused() -> Engine:
-    import myemb.optim
-
     import myemb.nn
+    import myemb.optim
 
     def optimisers(model: Identifier, learning_rate: float) -> list[Optimizer]:
         of_table = myemb.optim.Adagrad(model.table.parameters(), lr=learning_rate)
