@@ -21,7 +21,8 @@ def fuse_in_backward(
     The lookups of each row are summed and applied to it, without a gradient of the table. Where a
     table is looked up more than once in a graph, or is used by other operations, too (a tied output
     layer, a penalty), its one step waits for all of them; a dense gradient among them makes it the
-    step of a dense gradient. ``optimizer.step()`` goes on serving everything else, and schedulers
+    step of a dense gradient. Else the step is that of a sparse gradient, whatever ``sparse`` the
+    module has: rows that were not looked up stay as they are. ``optimizer.step()`` goes on serving everything else, and schedulers
     change the rates as ever. ``per_sample_weights`` get their gradient.
 
     What depends on a stored gradient cannot have one: clipping, ``GradScaler``, accumulation (each

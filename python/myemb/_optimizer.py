@@ -21,6 +21,11 @@ def accumulator_type(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
+def _rounding(param: Tensor, group: dict[str, Any]) -> str:
+    """Only 16 bits are rounded to: other parameters of a group are stored as they are."""
+    return str(group["rounding"]) if param.element_size() == 2 else "nearest"
+
+
 def _update_as_table(
     param: Tensor, state: list[Tensor], grad: Tensor, options: dict[str, Any]
 ) -> None:
@@ -144,7 +149,7 @@ class TableOptimizer(torch.optim.Optimizer):
         options |= {
             "lr": options.get("lr", float(group["lr"])),
             "maximize": group["maximize"],
-            "rounding": group["rounding"],
+            "rounding": _rounding(param, group),
             "seed": group["seed"],
             "step": step,
         }
@@ -154,7 +159,8 @@ class TableOptimizer(torch.optim.Optimizer):
     def _count_step(state: dict[str, Any]) -> int:
         """Not in place: a step that fails is not counted."""
         count = int(state.get("step") or 0) + 1  # torch.optim.SparseAdam has an int
-        state["step"] = torch.tensor(float(count), dtype=torch.float32)
+        dtype = torch.float32 if count < 2**24 else torch.float64
+        state["step"] = torch.tensor(float(count), dtype=dtype)
         return count
 
     def _tables(self, param: Tensor, group: dict[str, Any]) -> list[Tensor]:
@@ -165,7 +171,7 @@ class TableOptimizer(torch.optim.Optimizer):
             if state.get(name) is None:
                 state[name] = self._new_state(param, group)
             tables.append(state[name])
-        if group["rounding"] == "split":
+        if _rounding(param, group) == "split":
             if state.get("low_halves") is None:
                 state["low_halves"] = param.new_zeros(param.shape, dtype=torch.int16)
             tables.append(state["low_halves"])

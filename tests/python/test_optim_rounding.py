@@ -288,7 +288,7 @@ def test_split_of_ties_and_their_neighbours(value: float, parts: float, device: 
     gap = math.copysign(2.0 ** max(math.floor(math.log2(abs(value))) - 7, -133), value)
     optimizer, expected = optim.SGD([table], lr=1.0, rounding="split"), optim.SGD([full], lr=1.0)
     for group in (*optimizer.param_groups, *expected.param_groups):
-        group["lr"] = parts
+        group["lr"], group["maximize"] = abs(parts), parts < 0
     for _ in range(4):
         train(optimizer, table, [torch.full_like(table, -gap)])
         train(expected, full, [torch.full_like(full, -gap)])
@@ -309,12 +309,26 @@ def test_split_beyond_the_largest_bfloat16(device: str) -> None:
         assert torch.equal(table, nearest(full))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, FP16])
-def test_split_is_for_bfloat16(dtype: torch.dtype, device: str) -> None:
-    table = Parameter(torch.ones(2, 3, dtype=dtype, device=device))
+def test_split_is_for_bfloat16(device: str) -> None:
+    table = Parameter(torch.ones(2, 3, dtype=FP16, device=device))
     with pytest.raises((RuntimeError, ValueError), match="split is for BFloat16"):
         train(optim.SGD([table], rounding="split"), table, [torch.ones_like(table)])
     assert (table == 1).all()
+
+
+@pytest.mark.parametrize("rounding", ["stochastic", "split"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_other_parameters_are_stored_as_they_are(
+    rounding: str, dtype: torch.dtype, device: str
+) -> None:
+    """A bias beside a table of 16 bits needs no rounding."""
+    table, other = (Parameter(torch.ones(2, 3, dtype=dtype, device=device)) for _ in range(2))
+    gradient = torch.full_like(table, 2.0**-20)
+    optimizer = optim.SGD([table], lr=1.0, rounding=rounding)
+    train(optimizer, table, [gradient])
+    train(optim.SGD([other], lr=1.0), other, [gradient])
+    assert torch.equal(table, other)
+    assert optimizer.state[table].keys() == {"step"}
 
 
 @pytest.mark.parametrize("rounding", ["stochastic", "split"])
