@@ -61,6 +61,27 @@ TORCH_LIBRARY(myemb, m) {
       "Tensor? offsets, Tensor? positions, int mode, bool include_last_offset, SymInt? padding_idx) "
       "-> Tensor",
       pure);
+  m.def(
+      "embedding_bag_tables(Tensor[] weights, Tensor indices, Tensor offsets, "
+      "int[]? feature_tables=None, int[]? modes=None, Tensor? per_sample_weights=None, "
+      "SymInt[]? padding_idx=None, int[] sparse_tables=[]) -> Tensor",
+      pure);
+  m.def(
+      "embedding_bag_tables_max(Tensor[] weights, Tensor indices, Tensor offsets, "
+      "int[]? feature_tables=None, int[]? modes=None, Tensor? per_sample_weights=None, "
+      "SymInt[]? padding_idx=None) -> (Tensor output, Tensor positions)",
+      pure);
+  m.def(
+      "embedding_bag_tables_backward(Tensor grad_output, Tensor indices, Tensor offsets, "
+      "Tensor? positions, SymInt[] num_weights, SymInt[] embedding_dims, int[] dtypes, "
+      "int[]? feature_tables, int[]? modes, Tensor? per_sample_weights, SymInt[]? padding_idx, "
+      "int[] sparse_tables, int[] wanted_tables) -> Tensor[]",
+      pure);
+  m.def(
+      "embedding_bag_tables_per_sample_weights_backward(Tensor grad_output, Tensor[] weights, "
+      "Tensor indices, Tensor offsets, Tensor? positions, int[]? feature_tables, int[]? modes, "
+      "SymInt[]? padding_idx) -> Tensor",
+      pure);
   m.def("coalesce(Tensor(a) self) -> Tensor(a)", pure);
   m.def(
       "embedding_update_(Tensor(a!) weight, Tensor(b!)[] state, Tensor grad, Tensor? indices=None, "
