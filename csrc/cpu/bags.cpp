@@ -9,20 +9,21 @@
 namespace myemb {
 namespace {
 
-// Bag by bag: the bag of each lookup, and its weight with the mean's division taken in.
+// The mean's division is taken into the weights.
 template <typename A, typename Index>
-void fill_sources(const CpuBags& bags, const Index* indices, bool average, int64_t begin,
-                  int64_t end, int64_t* bag_of, A* weight_of) {
-  const auto* weights = static_cast<const A*>(bags.weights_data());
+void fill_sources(const SourceFill& fill, const Index* indices, int64_t begin, int64_t end) {
+  const auto* weights = static_cast<const A*>(fill.per_sample_weights);
+  auto* const weight_of = static_cast<A*>(fill.weights);
   for (int64_t bag = begin; bag < end; ++bag) {
-    const int64_t first = bags.segments.begin(bag), last = bags.segments.end(bag);
-    int64_t counted = 0;
-    for (int64_t i = first; i < last; ++i) {
-      bag_of[i] = bag;
-      counted += static_cast<int64_t>(indices[i]) != bags.padding_idx;
-    }
+    const int64_t first = fill.segments.begin(bag), last = fill.segments.end(bag);
+    const int64_t source = fill.first_source + bag * fill.source_stride;
+    if (fill.sources) std::fill(fill.sources + first, fill.sources + last, source);
     if (!weight_of) continue;
-    const A divisor = average ? static_cast<A>(std::max<int64_t>(counted, 1)) : A(1);
+    int64_t counted = 0;
+    for (int64_t i = first; fill.average && i < last; ++i) {
+      counted += static_cast<int64_t>(indices[i]) != fill.padding_idx;
+    }
+    const A divisor = static_cast<A>(std::max<int64_t>(counted, 1));
     for (int64_t i = first; i < last; ++i) weight_of[i] = (weights ? weights[i] : A(1)) / divisor;
   }
 }
@@ -37,24 +38,31 @@ CpuBags::CpuBags(const BagArguments& arguments, std::optional<int64_t> padding_i
                 arguments.include_last_offset);
 }
 
+void fill_sources(const SourceFill& fill, at::ScalarType accumulator, int64_t begin, int64_t end) {
+  visit_indices(fill.indices, [&](const auto* indices) {
+    if (accumulator == at::kDouble) return fill_sources<double>(fill, indices, begin, end);
+    fill_sources<float>(fill, indices, begin, end);
+  });
+}
+
 LookupSources lookup_sources(const CpuBags& bags, bool average, at::ScalarType accumulator) {
   LookupSources sources;
   sources.bags = std::make_unique_for_overwrite<int64_t[]>(bags.indices.count);
   if (average || bags.weights.defined()) {
     sources.weights = at::empty({bags.indices.count}, accumulator);
   }
-  const auto fill = [&]<typename A>(A* weights) {
-    visit_indices(bags.indices, [&](const auto* indices) {
-      parallel_segments(bags.segments, 1, [&](int64_t begin, int64_t end) {
-        fill_sources(bags, indices, average, begin, end, sources.bags.get(), weights);
-      });
-    });
+  const SourceFill fill{
+      .segments = bags.segments,
+      .indices = bags.indices,
+      .padding_idx = bags.padding_idx,
+      .per_sample_weights = bags.weights_data(),
+      .average = average,
+      .sources = sources.bags.get(),
+      .weights = sources.weights.defined() ? sources.weights.mutable_data_ptr() : nullptr,
   };
-  if (accumulator == at::kDouble) {
-    fill(sources.weights.defined() ? sources.weights.mutable_data_ptr<double>() : nullptr);
-  } else {
-    fill(sources.weights.defined() ? sources.weights.mutable_data_ptr<float>() : nullptr);
-  }
+  parallel_segments(bags.segments, 1, [&](int64_t begin, int64_t end) {
+    fill_sources(fill, accumulator, begin, end);
+  });
   return sources;
 }
 

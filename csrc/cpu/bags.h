@@ -16,6 +16,22 @@ class CpuBags : public BagViews {
           at::ScalarType values);
 };
 
+// What a bag's gradient is to its lookups, written down for each of them, by its position.
+struct SourceFill {
+  Segments segments;
+  Indices indices;
+  int64_t padding_idx;
+  const void* per_sample_weights;  // accumulator type; null: 1
+  bool average;
+  int64_t first_source = 0;  // bag b is source first_source + b * source_stride
+  int64_t source_stride = 1;
+  int64_t* sources;  // null: not wanted
+  void* weights;     // accumulator type: per_sample_weights, 1 / count; null: not wanted
+};
+
+// For the bags [begin, end).
+void fill_sources(const SourceFill& fill, at::ScalarType accumulator, int64_t begin, int64_t end);
+
 // The same lookups as backward sees them: lookup i adds weight[i] * grad_output[bag[i]] to its row.
 struct LookupSources {
   std::unique_ptr<int64_t[]> bags;  // (N)

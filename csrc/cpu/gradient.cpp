@@ -10,14 +10,6 @@
 namespace myemb {
 namespace {
 
-// from[groups.sources[i]] for each lookup i, in the order of the groups.
-template <typename V>
-void in_group_order(const RowGroups& groups, const V* from, V* to) {
-  parallel_ranges(groups.lookups, groups.lookups, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = from[groups.sources[i]];
-  });
-}
-
 at::Tensor weights_in_group_order(const RowGroups& groups, const at::Tensor& weights) {
   const at::Tensor grouped = at::empty({groups.lookups}, weights.options());
   if (weights.scalar_type() == at::kDouble) {
@@ -69,7 +61,15 @@ at::Tensor dense_gradient(const GradientSource& source, const Indices& indices, 
   sums.zeroed_rows = is_zero ? 0 : num_weights;
   sums.out = gradient.mutable_data_ptr();
   if (source.positions && !average && grad.size(1) > 0) {
-    sum_maxima(source, grouped.groups, sums);
+    const MaxScatter bags{
+        .grad = sums.rows,
+        .segments = source.segments,
+        .positions = source.positions,
+        .sum_rows = nullptr,
+        .weights = source.weights.defined() ? source.weights.const_data_ptr() : nullptr,
+        .sums = nullptr,
+    };
+    sum_maxima({bags}, source.segments.total, grouped.groups, sums);
   } else {
     run_segment_sum(sums);
   }

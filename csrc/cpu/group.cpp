@@ -57,9 +57,10 @@ struct Reader {
   int64_t num_rows;
   int64_t padding_idx;
   const int64_t* sources;
+  int64_t first_source;
 
   int64_t row(int64_t i) const { return indices[i] == padding_idx ? num_rows : indices[i]; }
-  int64_t source(int64_t i) const { return sources ? sources[i] : i; }
+  int64_t source(int64_t i) const { return sources ? sources[i] : first_source + i; }
   bool is_bad(int64_t i) const {
     return static_cast<uint64_t>(indices[i]) >= static_cast<uint64_t>(num_rows);
   }
@@ -259,8 +260,9 @@ RowGroups group_by_row(const GroupedLookups& lookups, const char* op) {
   const int64_t count = lookups.indices.count, num_rows = lookups.num_rows;
   TORCH_CHECK(num_rows >= 0, op, ": num_weights must not be negative, but is ", num_rows);
   const bool has_padding = lookups.padding_idx >= 0;
-  const KeyFormat format{std::max(1, bits_of(has_padding ? num_rows : num_rows - (num_rows > 0))),
-                         bits_of(lookups.sources ? lookups.num_sources : count)};
+  const KeyFormat format{
+      std::max(1, bits_of(has_padding ? num_rows : num_rows - (num_rows > 0))),
+      bits_of(lookups.sources ? lookups.num_sources : lookups.first_source + count)};
   TORCH_CHECK(
       count <= std::numeric_limits<Counter>::max() && format.row_bits + format.source_bits <= 64,
       op, ": ", count, " lookups in ", num_rows,
@@ -270,7 +272,8 @@ RowGroups group_by_row(const GroupedLookups& lookups, const char* op) {
     check_lookups(bad, lookups.indices, num_rows, op);
   };
   return visit_indices(lookups.indices, [&]<typename Index>(const Index* indices) {
-    const Reader<Index> read{indices, num_rows, lookups.padding_idx, lookups.sources};
+    const Reader<Index> read{indices, num_rows, lookups.padding_idx, lookups.sources,
+                             lookups.first_source};
     if (num_rows <= kMaxCounters && num_rows * kLookupsPerCounter <= count) {
       return group_by_counting(read, parts, check);
     }

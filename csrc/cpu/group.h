@@ -5,6 +5,7 @@
 
 #include <cpu/kernels/kernels.h>
 #include <cpu/large_blocks.h>
+#include <cpu/parallel.h>
 
 namespace myemb {
 
@@ -19,13 +20,22 @@ struct RowGroups {
   Segments segments() const { return {starts, count + 1, 0, count, lookups}; }
 };
 
+// to[i] = from[groups.sources[i]] for each lookup i, in the order of the groups.
+template <typename V>
+void in_group_order(const RowGroups& groups, const V* from, V* to) {
+  parallel_ranges(groups.lookups, groups.lookups, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] = from[groups.sources[i]];
+  });
+}
+
 // The lookups to group, and what to write down for each.
 struct GroupedLookups {
   const Indices& indices;
   int64_t num_rows;
   int64_t padding_idx;               // -1: none
-  const int64_t* sources = nullptr;  // (indices.count), not falling; null: its position
+  const int64_t* sources = nullptr;  // (indices.count); null: its position + first_source
   int64_t num_sources = 0;           // all sources are less; with no sources, not looked at
+  int64_t first_source = 0;
 };
 
 // A stable sort of the lookups by row. Throws c10::IndexError, in the words of `op`, for an index

@@ -14,11 +14,15 @@ bool is_short(const Segments& segments, int64_t g) {
   return segments.end(g) - segments.begin(g) <= kChunk;
 }
 
-// For each lookup the row of the sums that it adds to: that of its group, or row_of_group[group];
-// -1 for those left out and those of a long group.
-void fill_sum_rows(const RowGroups& groups, int64_t lookups, const int64_t* row_of_group,
-                   int64_t* sum_rows) {
-  if (groups.lookups < lookups) std::fill_n(sum_rows, lookups, -1);
+// For each lookup of bags the row of the sums that it adds to: that of its group, or
+// row_of_group[group]; -1 for those left out and those of a long group.
+void fill_sum_rows(const std::vector<MaxScatter>& bags, const RowGroups& groups,
+                   const int64_t* row_of_group, int64_t* sum_rows) {
+  for (const MaxScatter& some : bags) {  // as if all were left out
+    const Segments& of_some = some.segments;
+    if (of_some.count == 0) continue;
+    std::fill(sum_rows + of_some.begin(0), sum_rows + of_some.end(of_some.count - 1), -1);
+  }
   const Segments segments = groups.segments();
   parallel_segments(segments, 1, [&](int64_t begin, int64_t end) {
     for (int64_t g = begin; g < end; ++g) {
@@ -40,13 +44,14 @@ void zero_rows(SegmentSum sums, int64_t rows, bool but_segments) {
 
 }  // namespace
 
-void sum_maxima(const GradientSource& source, const RowGroups& groups, const SegmentSum& sums) {
+void sum_maxima(std::vector<MaxScatter> bags, int64_t num_positions, const RowGroups& groups,
+                const SegmentSum& sums) {
   const bool rounded = size_of(sums.rows.dtype) == 2;
-  const int64_t lookups = source.segments.total, dim = sums.rows.dim;
-  Scratch memory(Scratch::bytes_for<int64_t>(lookups) +
+  const int64_t dim = sums.rows.dim;
+  Scratch memory(Scratch::bytes_for<int64_t>(num_positions) +
                  (rounded ? Scratch::bytes_for<float>(groups.count * dim) : 0));
-  auto* const sum_rows = memory.take<int64_t>(lookups);
-  fill_sum_rows(groups, lookups, rounded ? nullptr : groups.rows, sum_rows);
+  auto* const sum_rows = memory.take<int64_t>(num_positions);
+  fill_sum_rows(bags, groups, rounded ? nullptr : groups.rows, sum_rows);
   if (sums.zeroed_rows > 0) zero_rows(sums, sums.zeroed_rows, /*but_segments=*/rounded);
   void* at = sums.out;
   if (rounded) {
@@ -57,21 +62,21 @@ void sum_maxima(const GradientSource& source, const RowGroups& groups, const Seg
     });
     at = exact;
   }
-  const MaxScatter scatter{
-      .grad = sums.rows,
-      .segments = source.segments,
-      .positions = source.positions,
-      .sum_rows = sum_rows,
-      .weights = source.weights.defined() ? source.weights.const_data_ptr() : nullptr,
-      .sums = at,
-  };
+  int64_t num_bags = 0;
+  for (MaxScatter& some : bags) {
+    some.sum_rows = sum_rows;
+    some.sums = at;
+    num_bags += some.segments.count;
+  }
   const int64_t lines = (dim + kColumnsPerLine - 1) / kColumnsPerLine;
-  const int64_t parts = std::min(lines, parts_for(sums.rows.count * dim));
+  const int64_t parts = std::min(lines, parts_for(num_bags * dim));
   parallel_parts(parts, [&](int64_t part) {
     const auto column = [&](int64_t p) {
       return std::min(dim, p * lines / parts * kColumnsPerLine);
     };
-    kernels().max_scatter(scatter, column(part), column(part + 1));
+    for (const MaxScatter& some : bags) {
+      kernels().max_scatter(some, column(part), column(part + 1));
+    }
   });
   if (rounded) {
     const RoundRows args{at, dim, groups.rows, sums.out, sums.rows.dtype};

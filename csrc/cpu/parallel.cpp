@@ -14,52 +14,35 @@ namespace {
 
 // What the segments before s cost: a unit for each lookup read and one for each row written.
 int64_t cost_before(const Segments& segments, int64_t s) {
-  return s + (s < segments.count ? segments.begin(s) : segments.total);
+  if (segments.count == 0) return 0;
+  return s + (s < segments.count ? segments.begin(s) : segments.end(s - 1)) - segments.begin(0);
 }
 
 int64_t total_cost(const Segments& segments) { return cost_before(segments, segments.count); }
+
+// The first segment before which the others cost so much.
+int64_t segment_at_cost(const Segments& segments, int64_t cost, int64_t low = 0) {
+  int64_t high = segments.count;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (cost_before(segments, middle) < cost) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
 
 // The borders of `parts` ranges of segments of about equal cost: parts + 1 numbers from 0 to count.
 std::vector<int64_t> balanced_borders(const Segments& segments, int64_t parts) {
   std::vector<int64_t> borders(parts + 1, 0);
   const int64_t cost = total_cost(segments);
-  for (int64_t part = 1; part <= parts; ++part) {
-    int64_t low = borders[part - 1], high = segments.count;
-    while (low < high) {
-      const int64_t middle = low + (high - low) / 2;
-      if (cost_before(segments, middle) < part * cost / parts) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    borders[part] = low;
+  for (int64_t part = 1; part < parts; ++part) {
+    borders[part] = segment_at_cost(segments, part * cost / parts, borders[part - 1]);
   }
   borders[parts] = segments.count;
   return borders;
-}
-
-// The segments that are worth sharing among threads, ascending. One longer than a part's share
-// always lies across a border.
-std::vector<int64_t> long_segments(const Segments& segments, const std::vector<int64_t>& borders) {
-  const int64_t parts = static_cast<int64_t>(borders.size()) - 1;
-  const int64_t threshold = std::max(2 * kChunk, total_cost(segments) / (2 * parts));
-  std::vector<int64_t> found;
-  for (int64_t part = 1; part < parts; ++part) {
-    const int64_t s = borders[part] - 1;
-    if (s < 0 || segments.end(s) - segments.begin(s) <= threshold) continue;
-    if (found.empty() || found.back() != s) found.push_back(s);
-  }
-  return found;
-}
-
-// The gaps in a part of the rows of out.
-void zero_gaps_of_part(const SegmentSum& args, int64_t part, int64_t parts) {
-  if (args.zeroed_rows == 0) return;
-  const int64_t begin = part * args.zeroed_rows / parts;
-  const int64_t* const rows_end = args.out_rows + args.segments.count;
-  const int64_t* const row = std::lower_bound(args.out_rows, rows_end, begin);
-  kernels().zero_gaps(args, begin, (part + 1) * args.zeroed_rows / parts, row - args.out_rows);
 }
 
 // What segment_max_part can number.
@@ -102,32 +85,10 @@ void max_of_shared_segment(const SegmentMax& args, int64_t segment, int64_t thre
   kernels().segment_max_combine(args, segment, best.get(), positions.get(), first, parts);
 }
 
-// Which segments each part has, and which are shared by all of them.
-struct Shares {
-  Shares(const Segments& segments, int64_t parts)
-      : borders(balanced_borders(segments, parts)), shared(long_segments(segments, borders)) {}
-
-  // Runs first(part) and then range(begin, end) for the segments of a part between shared ones.
-  template <typename First, typename Range>
-  void run(const First& first, const Range& range) const {
-    parallel_parts(static_cast<int64_t>(borders.size()) - 1, [&](int64_t part) {
-      first(part);
-      int64_t begin = borders[part];
-      for (const int64_t s : shared) {
-        if (s < begin || s >= borders[part + 1]) continue;
-        range(begin, s);
-        begin = s + 1;
-      }
-      range(begin, borders[part + 1]);
-    });
-  }
-
-  std::vector<int64_t> borders;
-  std::vector<int64_t> shared;
-};
-
 // One row, the chunks of its sum shared by so many threads.
-void update_shared_segment(SegmentSum sums, RowUpdate update, int64_t segment, int64_t threads) {
+void update_shared_segment(const SegmentUpdate& work, int64_t segment, int64_t threads) {
+  SegmentSum sums = work.sums;
+  RowUpdate update = work.update;
   const auto sum = std::make_unique_for_overwrite<double[]>(sums.rows.dim);
   sums.segments.starts += segment;
   sums.segments.starts_count = 2;
@@ -141,6 +102,186 @@ void update_shared_segment(SegmentSum sums, RowUpdate update, int64_t segment, i
   update.rows += segment;
   update.rows_end = 1;
   kernels().row_update(update, 0, 1);
+}
+
+// What the partition has to know of each kind of work, and how to run a range of its segments or
+// one of them with several threads.
+const SegmentSum* as_sum(const SegmentWork& work) { return std::get_if<SegmentSum>(&work); }
+const SegmentMax* as_max(const SegmentWork& work) { return std::get_if<SegmentMax>(&work); }
+const SegmentDot* as_dot(const SegmentWork& work) { return std::get_if<SegmentDot>(&work); }
+const SegmentUpdate* as_update(const SegmentWork& work) {
+  return std::get_if<SegmentUpdate>(&work);
+}
+
+const Segments& segments_of(const SegmentWork& work) {
+  if (const SegmentSum* const sum = as_sum(work)) return sum->segments;
+  if (const SegmentMax* const max = as_max(work)) return max->segments;
+  if (const SegmentDot* const dot = as_dot(work)) return dot->segments;
+  if (const SegmentUpdate* const update = as_update(work)) return update->sums.segments;
+  return std::get<BagExpansion>(work).segments;
+}
+
+int64_t dim_of(const SegmentWork& work) {
+  if (const SegmentSum* const sum = as_sum(work)) return sum->rows.dim;
+  if (const SegmentMax* const max = as_max(work)) return max->rows.dim;
+  if (const SegmentDot* const dot = as_dot(work)) return dot->dots.left.dim;
+  if (const SegmentUpdate* const update = as_update(work)) return update->sums.rows.dim;
+  return std::get<BagExpansion>(work).rows.dim;
+}
+
+// Whether its segments can be cut.
+bool is_reduction(const SegmentWork& work) {
+  return as_sum(work) || as_max(work) || as_update(work);
+}
+
+int64_t elements_of(const SegmentWork& work) {
+  return total_cost(segments_of(work)) * dim_of(work);
+}
+
+int64_t zeroed_elements(const SegmentWork& work) {
+  const SegmentSum* const sum = as_sum(work);
+  return sum ? sum->zeroed_rows * sum->rows.dim : 0;
+}
+
+// Whether a segment may be more than a kernel can number.
+bool is_too_long(const SegmentWork& work) {
+  return as_max(work) && total_cost(segments_of(work)) > kMaxPart;
+}
+
+void run_range(const SegmentWork& work, int64_t begin, int64_t end) {
+  if (const SegmentSum* const sum = as_sum(work)) {
+    kernels().segment_sum(*sum, begin, end);
+  } else if (const SegmentMax* const max = as_max(work)) {
+    kernels().segment_max(*max, begin, end);
+  } else if (const SegmentUpdate* const update = as_update(work)) {
+    kernels().segment_update(update->sums, update->update, begin, end);
+  } else if (const SegmentDot* const dot = as_dot(work)) {
+    if (begin == end) return;
+    kernels().row_dot(dot->dots, dot->segments.begin(begin), dot->segments.end(end - 1));
+  } else {
+    kernels().expand_bags(std::get<BagExpansion>(work), begin, end);
+  }
+}
+
+void run_segment(const SegmentWork& work, int64_t segment, int64_t threads) {
+  if (const SegmentSum* const sum = as_sum(work)) {
+    sum_shared_segment(*sum, segment, threads);
+  } else if (const SegmentMax* const max = as_max(work)) {
+    max_of_shared_segment(*max, segment, threads);
+  } else {
+    update_shared_segment(std::get<SegmentUpdate>(work), segment, threads);
+  }
+}
+
+// The gaps between segments in a part of the elements of all outs. A row is in the part that has
+// its first element.
+void zero_gaps_of_part(c10::ArrayRef<SegmentWork> works, int64_t part, int64_t parts) {
+  int64_t all = 0, before = 0;
+  for (const SegmentWork& work : works) all += zeroed_elements(work);
+  for (const SegmentWork& work : works) {
+    const int64_t elements = zeroed_elements(work);
+    if (elements == 0) continue;
+    const SegmentSum& sum = std::get<SegmentSum>(work);
+    const auto row_at = [&](int64_t element) {
+      const int64_t in_work = std::clamp<int64_t>(element - before, 0, elements);
+      return (in_work + sum.rows.dim - 1) / sum.rows.dim;
+    };
+    const int64_t begin = row_at(part * all / parts), end = row_at((part + 1) * all / parts);
+    const int64_t* const rows_end = sum.out_rows + sum.segments.count;
+    const int64_t* const row = std::lower_bound(sum.out_rows, rows_end, begin);
+    if (begin < end) kernels().zero_gaps(sum, begin, end, row - sum.out_rows);
+    before += elements;
+  }
+}
+
+// A segment of one of several works.
+struct Place {
+  size_t work;
+  int64_t segment;
+  auto operator<=>(const Place&) const = default;
+};
+
+// Which segments each part has, and which are shared by all of them.
+class Shares {
+ public:
+  Shares(c10::ArrayRef<SegmentWork> works, int64_t parts)
+      : works_(works), costs_(works.size() + 1, 0), borders_(parts + 1) {
+    for (size_t w = 0; w < works.size(); ++w) costs_[w + 1] = costs_[w] + elements_of(works[w]);
+    borders_[0] = {0, 0};
+    borders_[parts] = {works.size() - 1, segments_of(works.back()).count};
+    for (int64_t part = 1; part < parts; ++part) borders_[part] = border(part);
+    for (size_t w = 0; w < works.size(); ++w) add_too_long(w);
+    for (int64_t part = 1; part < parts; ++part) add_long(borders_[part]);
+    std::sort(shared_.begin(), shared_.end());
+    shared_.erase(std::unique(shared_.begin(), shared_.end()), shared_.end());
+  }
+
+  const std::vector<Place>& shared() const { return shared_; }
+
+  // Runs the segments of a part but for shared ones.
+  void run(int64_t part) const {
+    const Place first = borders_[part], last = borders_[part + 1];
+    for (size_t w = first.work; w <= last.work; ++w) {
+      int64_t begin = w == first.work ? first.segment : 0;
+      const int64_t end = w == last.work ? last.segment : segments_of(works_[w]).count;
+      for (const Place& place : shared_) {
+        if (place.work != w || place.segment < begin || place.segment >= end) continue;
+        run_some(w, begin, place.segment);
+        begin = place.segment + 1;
+      }
+      run_some(w, begin, end);
+    }
+  }
+
+ private:
+  int64_t parts() const { return static_cast<int64_t>(borders_.size()) - 1; }
+
+  void run_some(size_t work, int64_t begin, int64_t end) const {
+    if (begin < end) run_range(works_[work], begin, end);
+  }
+
+  // Where a part begins, so that all parts cost about the same.
+  Place border(int64_t part) const {
+    const int64_t cost = part * costs_.back() / parts();
+    const auto next = std::upper_bound(costs_.begin(), costs_.end() - 1, cost);
+    const size_t work = static_cast<size_t>(next - costs_.begin()) - 1;
+    const int64_t dim = std::max<int64_t>(dim_of(works_[work]), 1);
+    const int64_t rest = (cost - costs_[work] + dim - 1) / dim;
+    return {work, segment_at_cost(segments_of(works_[work]), rest)};
+  }
+
+  // The segment before a border, if it is worth sharing. One longer than a part's share always
+  // lies across a border.
+  void add_long(Place border) {
+    const SegmentWork& work = works_[border.work];
+    const int64_t s = border.segment - 1;
+    if (s < 0 || !is_reduction(work)) return;
+    const int64_t lookups = segments_of(work).end(s) - segments_of(work).begin(s);
+    const bool is_long =
+        lookups > 2 * kChunk && lookups * dim_of(work) > costs_.back() / (2 * parts());
+    if (is_long) shared_.push_back({border.work, s});
+  }
+
+  void add_too_long(size_t work) {
+    if (!is_too_long(works_[work])) return;
+    for (const int64_t s : segments_longer_than(segments_of(works_[work]), kMaxPart)) {
+      shared_.push_back({work, s});
+    }
+  }
+
+  const c10::ArrayRef<SegmentWork> works_;
+  std::vector<int64_t> costs_;  // of the works before each
+  std::vector<Place> borders_;
+  std::vector<Place> shared_;
+};
+
+void run_shared(c10::ArrayRef<SegmentWork> works, int64_t parts) {
+  const Shares shares(works, parts);
+  parallel_parts(parts, [&](int64_t part) {
+    zero_gaps_of_part(works, part, parts);
+    shares.run(part);
+  });
+  for (const Place& place : shares.shared()) run_segment(works[place.work], place.segment, parts);
 }
 
 }  // namespace
@@ -170,41 +311,30 @@ void parallel_segments(const Segments& segments, int64_t elements_per_lookup,
 }
 
 void zero_gaps(const SegmentSum& args) {
+  const SegmentWork work = args;
   const int64_t parts = parts_for(args.zeroed_rows * args.rows.dim);
-  parallel_parts(parts, [&](int64_t part) { zero_gaps_of_part(args, part, parts); });
+  parallel_parts(parts, [&](int64_t part) { zero_gaps_of_part(work, part, parts); });
 }
 
-void run_segment_sum(const SegmentSum& args) {
-  const int64_t parts = parts_for((total_cost(args.segments) + args.zeroed_rows) * args.rows.dim);
-  if (parts == 1) {
-    zero_gaps_of_part(args, 0, 1);
-    return kernels().segment_sum(args, 0, args.segments.count);
+void run_segments(c10::ArrayRef<SegmentWork> works) {
+  int64_t elements = 0;
+  bool too_long = false;
+  for (const SegmentWork& work : works) {
+    elements += elements_of(work) + zeroed_elements(work);
+    too_long = too_long || is_too_long(work);
   }
-  const Shares shares(args.segments, parts);
-  shares.run([&](int64_t part) { zero_gaps_of_part(args, part, parts); },
-             [&](int64_t begin, int64_t end) { kernels().segment_sum(args, begin, end); });
-  for (const int64_t s : shares.shared) sum_shared_segment(args, s, parts);
+  const int64_t parts = parts_for(elements);
+  if (parts > 1 || too_long) return run_shared(works, parts);
+  zero_gaps_of_part(works, 0, 1);
+  for (const SegmentWork& work : works) run_range(work, 0, segments_of(work).count);
 }
+
+void run_segment_sum(const SegmentSum& args) { run_segments(SegmentWork(args)); }
+
+void run_segment_max(const SegmentMax& args) { run_segments(SegmentWork(args)); }
 
 void run_segment_update(const SegmentSum& sums, const RowUpdate& update) {
-  const int64_t parts = parts_for(total_cost(sums.segments) * sums.rows.dim);
-  if (parts == 1) return kernels().segment_update(sums, update, 0, sums.segments.count);
-  const Shares shares(sums.segments, parts);
-  shares.run(
-      [](int64_t) {},
-      [&](int64_t begin, int64_t end) { kernels().segment_update(sums, update, begin, end); });
-  for (const int64_t s : shares.shared) update_shared_segment(sums, update, s, parts);
-}
-
-void run_segment_max(const SegmentMax& args) {
-  const int64_t parts = parts_for(total_cost(args.segments) * args.rows.dim);
-  const bool too_long = args.segments.total > kMaxPart;  // perhaps for a kernel
-  if (parts == 1 && !too_long) return kernels().segment_max(args, 0, args.segments.count);
-  Shares shares(args.segments, parts);
-  if (too_long) shares.shared = segments_longer_than(args.segments, kMaxPart);
-  shares.run([](int64_t) {},
-             [&](int64_t begin, int64_t end) { kernels().segment_max(args, begin, end); });
-  for (const int64_t s : shares.shared) max_of_shared_segment(args, s, parts);
+  run_segments(SegmentWork(SegmentUpdate{sums, update}));
 }
 
 int64_t count_parallel_threads() {

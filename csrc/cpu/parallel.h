@@ -6,9 +6,11 @@
 #include <cpu/kernels/kernels.h>
 
 #include <ATen/Parallel.h>
+#include <c10/util/ArrayRef.h>
 
 #include <algorithm>
 #include <functional>
+#include <variant>
 
 namespace myemb {
 
@@ -38,13 +40,29 @@ void parallel_ranges(int64_t count, int64_t elements, const F& f) {
   parallel_parts(parts, [&](int64_t part) { f(part * count / parts, (part + 1) * count / parts); });
 }
 
-// Run a kernel over all its segments, in parts of about as many lookups. A segment so long that it
-// would hold up the others is shared; in a sum, cut at chunk borders.
+// Updates the rows of segments by their sums. Where the sums go is not looked at: they stay in the
+// caches.
+struct SegmentUpdate {
+  SegmentSum sums;
+  RowUpdate update;
+};
+
+// Dot products of the lookups of segments.
+struct SegmentDot {
+  RowDot dots;
+  Segments segments;
+};
+
+using SegmentWork = std::variant<SegmentSum, SegmentMax, BagExpansion, SegmentDot, SegmentUpdate>;
+
+// Runs kernels over all their segments, in one parallel region, in parts of about as many elements.
+// A segment so long that it would hold up the others is shared afterwards; in a sum, cut at chunk
+// borders.
+void run_segments(c10::ArrayRef<SegmentWork> works);
+
+// The same for one kernel.
 void run_segment_sum(const SegmentSum& args);
 void run_segment_max(const SegmentMax& args);
-
-// Updates the rows of all segments by their sums, in the same way. Where the sums go is not looked
-// at: they stay in the caches.
 void run_segment_update(const SegmentSum& sums, const RowUpdate& update);
 
 // Sets the rows of out between those of segments to zero (SegmentSum::zeroed_rows).

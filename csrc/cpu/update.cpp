@@ -1,9 +1,10 @@
+#include <cpu/update.h>
+
 #include <cpu/bags.h>
 #include <cpu/gradient.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
 #include <ops/types.h>
-#include <ops/update.h>
 #include <policies/optimizers.h>
 
 #include <torch/library.h>
@@ -12,28 +13,6 @@ namespace myemb {
 namespace {
 
 constexpr auto kOp = "embedding_update_";
-
-// The update of rows of these tables, without their gradients.
-RowUpdate row_update_of(const ContiguousUpdate& tables, const UpdateOptions& options) {
-  RowUpdate update{
-      .weight = tables.weight.mutable_data_ptr(),
-      .dtype = dtype_of(tables.weight),
-      .dim = tables.weight.size(1),
-      .row_state = nullptr,
-      .states = {},
-      .low_halves = nullptr,
-      .options = options,
-      .grads = nullptr,
-      .exact = false,
-      .rows = nullptr,
-      .rows_end = 0,
-  };
-  auto state = tables.state.begin();
-  if (options.rule == UpdateRule::RowWiseAdagrad) update.row_state = (state++)->mutable_data_ptr();
-  for (int s = 0; s < count_states(options); ++s) update.states[s] = (state++)->mutable_data_ptr();
-  if (options.rounding == Rounding::Split) update.low_halves = state->mutable_data_ptr<int16_t>();
-  return update;
-}
 
 void update_by_rows(RowUpdate update, const at::Tensor& grads, const int64_t* rows) {
   update.grads = grads.const_data_ptr();
@@ -100,6 +79,27 @@ void update_cpu(const TableUpdate& call) {
 }
 
 }  // namespace
+
+RowUpdate row_update_of(const ContiguousUpdate& tables, const UpdateOptions& options) {
+  RowUpdate update{
+      .weight = tables.weight.mutable_data_ptr(),
+      .dtype = dtype_of(tables.weight),
+      .dim = tables.weight.size(1),
+      .row_state = nullptr,
+      .states = {},
+      .low_halves = nullptr,
+      .options = options,
+      .grads = nullptr,
+      .exact = false,
+      .rows = nullptr,
+      .rows_end = 0,
+  };
+  auto state = tables.state.begin();
+  if (options.rule == UpdateRule::RowWiseAdagrad) update.row_state = (state++)->mutable_data_ptr();
+  for (int s = 0; s < count_states(options); ++s) update.states[s] = (state++)->mutable_data_ptr();
+  if (options.rounding == Rounding::Split) update.low_halves = state->mutable_data_ptr<int16_t>();
+  return update;
+}
 
 TORCH_LIBRARY_IMPL(myemb, CPU, m) {
   m.impl("embedding_update_", &embedding_update_kernel<update_cpu>);

@@ -20,6 +20,23 @@ bool is_index_type(at::ScalarType type) {
   return type == at::kLong || type == at::kInt || type == at::kShort || type == at::kByte;
 }
 
+void check_offsets_shape(const BagArguments& bags) {
+  const at::Tensor& indices = bags.indices;
+  if (indices.dim() == 2) {
+    TORCH_CHECK_VALUE(
+        !bags.offsets,
+        "if input is 2D, then offsets has to be None, as input is treated is a mini-batch of "
+        "fixed length sequences. However, found offsets of type <class 'torch.Tensor'>");
+    return;
+  }
+  TORCH_CHECK_VALUE(indices.dim() == 1,
+                    "input has to be 1D or 2D Tensor, but got Tensor of dimension ", indices.dim());
+  TORCH_CHECK_VALUE(bags.offsets, "offsets has to be a 1D Tensor but got None");
+  TORCH_CHECK_VALUE(bags.offsets->dim() == 1, "offsets has to be a 1D Tensor");
+}
+
+}  // namespace
+
 // ATen's check takes only the two types it knows, and has the text; ours takes two more.
 void check_index_type(const at::Tensor& indices, const char* name, int position, const char* op) {
   if (is_index_type(indices.scalar_type())) return;
@@ -42,23 +59,6 @@ void check_per_sample_weights_type(const at::Tensor& weights, const at::Tensor& 
   at::checkSameType("embedding_bag", at::TensorArg(values, "weight", 1),
                     at::TensorArg(weights, "per_sample_weights", 1));
 }
-
-void check_offsets_shape(const BagArguments& bags) {
-  const at::Tensor& indices = bags.indices;
-  if (indices.dim() == 2) {
-    TORCH_CHECK_VALUE(
-        !bags.offsets,
-        "if input is 2D, then offsets has to be None, as input is treated is a mini-batch of "
-        "fixed length sequences. However, found offsets of type <class 'torch.Tensor'>");
-    return;
-  }
-  TORCH_CHECK_VALUE(indices.dim() == 1,
-                    "input has to be 1D or 2D Tensor, but got Tensor of dimension ", indices.dim());
-  TORCH_CHECK_VALUE(bags.offsets, "offsets has to be a 1D Tensor but got None");
-  TORCH_CHECK_VALUE(bags.offsets->dim() == 1, "offsets has to be a 1D Tensor");
-}
-
-}  // namespace
 
 c10::SymInt BagArguments::num_bags() const {
   if (!offsets) return indices.sym_size(0);

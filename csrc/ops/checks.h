@@ -25,6 +25,17 @@ struct BagArguments {
   c10::SymInt num_bags() const;
 };
 
+// uint8, int16, int32 or int64. `position` is that of the argument.
+void check_index_type(const at::Tensor& indices, const char* name, int position, const char* op);
+
+// fp64, fp32, fp16 or bf16.
+void check_floating(const at::Tensor& values, const char* name, const char* op);
+
+void check_same_device(const at::Tensor& first, const at::Tensor& second, const char* op);
+
+// That of the table, `values`, or fp32 beside one of 16 bits.
+void check_per_sample_weights_type(const at::Tensor& weights, const at::Tensor& values);
+
 // A plain lookup: a 2-D table of any dtype and integer indices of any shape.
 void check_embedding(const at::Tensor& weight, const at::Tensor& indices);
 

@@ -13,6 +13,7 @@
 #include <ops/sparse_rows.h>
 #include <ops/types.h>
 
+#include <algorithm>
 #include <limits>
 
 namespace myemb {
@@ -119,16 +120,26 @@ at::Tensor max_positions(const at::Tensor& rows, const at::Tensor& keep, const a
 
 }  // namespace
 
-bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors) {
+namespace {
+
+bool is_transformed() {
   using c10::DispatchKey;
-  if (c10::impl::tls_is_dispatch_key_included(DispatchKey::FuncTorchDynamicLayerBackMode) ||
-      c10::impl::tls_is_dispatch_key_included(DispatchKey::FuncTorchDynamicLayerFrontMode)) {
-    return true;
-  }
-  for (const at::Tensor* tensor : tensors) {
-    if (tensor && tensor->_fw_grad(/*level=*/0).defined()) return true;
-  }
-  return false;
+  return c10::impl::tls_is_dispatch_key_included(DispatchKey::FuncTorchDynamicLayerBackMode) ||
+         c10::impl::tls_is_dispatch_key_included(DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+bool has_tangent(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
+
+}  // namespace
+
+bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors) {
+  return is_transformed() ||
+         std::any_of(tensors.begin(), tensors.end(),
+                     [](const at::Tensor* tensor) { return tensor && has_tangent(*tensor); });
+}
+
+bool needs_decomposition(at::TensorList tensors) {
+  return is_transformed() || std::any_of(tensors.begin(), tensors.end(), has_tangent);
 }
 
 at::Tensor decompose_embedding(const at::Tensor& weight, const at::Tensor& indices,

@@ -11,6 +11,7 @@ namespace myemb {
 // Whether a functorch transform is active, or any of the tensors (null: none) carries
 // a forward-mode tangent.
 bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors);
+bool needs_decomposition(at::TensorList tensors);
 
 at::Tensor decompose_embedding(const at::Tensor& weight, const at::Tensor& indices,
                                const c10::SymInt& padding_idx, bool scale_grad_by_freq);

@@ -134,8 +134,7 @@ bool FusedTable::takes_gradient() const {
   return true;
 }
 
-void FusedTable::add(LookupGradient gradient) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+FusedTable::Pending& FusedTable::pending() {
   std::weak_ptr<Pending>& known = pending_[torch::autograd::get_current_graph_task_id()];
   std::shared_ptr<Pending> pending = known.lock();
   if (!pending) {
@@ -144,12 +143,22 @@ void FusedTable::add(LookupGradient gradient) {
     // Nothing to do at the end: the callback is what keeps the gradients until then.
     torch::autograd::Engine::get_default_engine().queue_callback([pending] {});
   }
-  pending->push_back(std::move(gradient));
+  return *pending;
 }
 
-std::vector<LookupGradient> FusedTable::take_pending() {
+void FusedTable::add(LookupGradient gradient) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<LookupGradient> taken;
+  pending().own.push_back(std::move(gradient));
+}
+
+void FusedTable::add(std::shared_ptr<JointGradient> gradient, int64_t t) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  pending().parts.push_back({std::move(gradient), t});
+}
+
+FusedTable::Pending FusedTable::take_pending() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Pending taken;
   const auto found = pending_.find(torch::autograd::get_current_graph_task_id());
   if (found != pending_.end()) {
     if (const auto pending = found->second.lock()) taken = std::exchange(*pending, {});
@@ -159,20 +168,52 @@ std::vector<LookupGradient> FusedTable::take_pending() {
 }
 
 void FusedTable::update(const at::Tensor& other) {
-  const std::vector<LookupGradient> added = take_pending();
-  if (added.empty() && !other.defined()) return;
+  auto [own, parts] = take_pending();
+  if (own.empty() && parts.empty() && !other.defined()) return;
   const at::NoGradGuard no_grad;
-  if (added.size() == 1 && !other.defined()) {
+  if (own.empty() && parts.size() == 1 && !other.defined()) {
+    return parts[0].gradient->join(parts[0].table, shared_from_this());
+  }
+  for (const Pending::Part& part : parts) {
+    for (LookupGradient& gradient : part.gradient->leave(part.table)) {
+      own.push_back(std::move(gradient));
+    }
+  }
+  if (own.size() == 1 && !other.defined()) {
     const auto [state, options] = next_step_(/*sparse=*/true);
-    return embedding_update_(weight_, state, added[0].grad, options, added[0].lookups);
+    return embedding_update_(weight_, state, own[0].grad, options, own[0].lookups);
   }
   at::Tensor sum = other;
-  for (const LookupGradient& gradient : added) {
+  for (const LookupGradient& gradient : own) {
     const at::Tensor rows = sparse_gradient(gradient, weight_);
     sum = sum.defined() ? sum + rows : rows;
   }
   const auto [state, options] = next_step_(sum.is_sparse());
   embedding_update_(weight_, state, sum, options);
+}
+
+void JointGradient::join(int64_t t, std::shared_ptr<FusedTable> table) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    members_.push_back({t, std::move(table)});
+  }
+  count_one();
+}
+
+std::vector<LookupGradient> JointGradient::leave(int64_t t) {
+  std::vector<LookupGradient> gradient = gradient_of(t);
+  count_one();
+  return gradient;
+}
+
+void JointGradient::count_one() {
+  std::vector<Member> members;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (--missing_ > 0) return;
+    members = std::move(members_);
+  }
+  if (!members.empty()) update(members);
 }
 
 std::shared_ptr<FusedTable> fuse_in_backward(const at::Tensor& table, NextStep next_step) {

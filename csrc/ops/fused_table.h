@@ -27,6 +27,37 @@ struct LookupGradient {
   UpdateLookups lookups;
 };
 
+class FusedTable;
+
+// What one call of an op has for several fused tables: one update of all of them, in which those do
+// not take part that have a gradient from elsewhere, too.
+class JointGradient {
+ public:
+  explicit JointGradient(size_t tables) : missing_(tables) {}
+  virtual ~JointGradient() = default;
+
+  // Has `table`, number t of the call, updated with the others, when all of them are here.
+  void join(int64_t t, std::shared_ptr<FusedTable> table);
+
+  // The gradient of table t, which is updated by itself.
+  std::vector<LookupGradient> leave(int64_t t);
+
+ protected:
+  struct Member {
+    int64_t table;
+    std::shared_ptr<FusedTable> fused;
+  };
+  virtual std::vector<LookupGradient> gradient_of(int64_t t) const = 0;
+  virtual void update(const std::vector<Member>& members) const = 0;
+
+ private:
+  void count_one();
+
+  std::mutex mutex_;
+  size_t missing_;
+  std::vector<Member> members_;
+};
+
 class FusedTable : public std::enable_shared_from_this<FusedTable> {
  public:
   // See fuse_in_backward (myemb/fuse.h).
@@ -44,14 +75,27 @@ class FusedTable : public std::enable_shared_from_this<FusedTable> {
 
   // Keeps a gradient until all of this pass are there.
   void add(LookupGradient gradient);
+  void add(std::shared_ptr<JointGradient> gradient, int64_t t);  // of which this is table t
+
+  const at::Tensor& weight() const { return weight_; }
+  UpdateStep next_step(bool sparse) const { return next_step_(sparse); }
 
  private:
   // Of one pass. autograd keeps it and drops it with the pass, however that ends.
-  using Pending = std::vector<LookupGradient>;
+  struct Pending {
+    struct Part {
+      std::shared_ptr<JointGradient> gradient;
+      int64_t table;
+    };
+    std::vector<LookupGradient> own;
+    std::vector<Part> parts;
+  };
 
   FusedTable(const at::Tensor& weight, NextStep next_step);
   void release();
-  std::vector<LookupGradient> take_pending();
+  // That of the pass that runs; called with the mutex locked.
+  Pending& pending();
+  Pending take_pending();
   // The step by everything that was added and `other`, what other operations gave; may be
   // undefined.
   void update(const at::Tensor& other);

@@ -61,6 +61,35 @@ TORCH_LIBRARY(myemb, m) {
       "Tensor? offsets, Tensor? positions, int mode, bool include_last_offset, SymInt? padding_idx) "
       "-> Tensor",
       pure);
+  m.def(
+      "embedding_bag_tables(Tensor[] weights, Tensor indices, Tensor offsets, "
+      "int[]? feature_tables=None, int[]? modes=None, Tensor? per_sample_weights=None, "
+      "SymInt[]? padding_idx=None, int[] sparse_tables=[]) -> Tensor",
+      pure);
+  m.def(
+      "embedding_bag_tables_max(Tensor[] weights, Tensor indices, Tensor offsets, "
+      "int[]? feature_tables=None, int[]? modes=None, Tensor? per_sample_weights=None, "
+      "SymInt[]? padding_idx=None) -> (Tensor output, Tensor positions)",
+      pure);
+  m.def(
+      "embedding_bag_tables_backward(Tensor grad_output, Tensor indices, Tensor offsets, "
+      "Tensor? positions, SymInt[] num_weights, SymInt[] embedding_dims, int[] dtypes, "
+      "int[]? feature_tables, int[]? modes, Tensor? per_sample_weights, SymInt[]? padding_idx, "
+      "int[] sparse_tables, int[] wanted_tables) -> Tensor[]",
+      pure);
+  m.def(
+      "embedding_bag_tables_per_sample_weights_backward(Tensor grad_output, Tensor[] weights, "
+      "Tensor indices, Tensor offsets, Tensor? positions, int[]? feature_tables, int[]? modes, "
+      "SymInt[]? padding_idx) -> Tensor",
+      pure);
+  m.def(
+      "embedding_bag_tables_update_(Tensor(a!)[] weights, Tensor(b!)[] state, Tensor grad_output, "
+      "Tensor indices, Tensor offsets, Tensor? positions, int[]? feature_tables, int[]? modes, "
+      "Tensor? per_sample_weights, SymInt[]? padding_idx, int[] updated_tables, *, str rule, "
+      "float lr, float eps=0, float weight_decay=0, float shrink=0, bool maximize=False, "
+      "float momentum=0, float dampening=0, bool nesterov=False, float beta1=0, float beta2=0, "
+      "bool amsgrad=False, str rounding=\"nearest\", int seed=0, int step=0) -> ()",
+      pure);
   m.def("coalesce(Tensor(a) self) -> Tensor(a)", pure);
   // (`bag_mode`: torch's functionalization of in-place ops has a `mode` of its own.)
   m.def(

@@ -9,9 +9,9 @@ namespace myemb {
 
 inline bool is_mode(int64_t mode, BagMode which) { return mode == static_cast<int64_t>(which); }
 
-inline bool is_16_bit(const at::Tensor& values) {
-  return values.scalar_type() == at::kHalf || values.scalar_type() == at::kBFloat16;
-}
+inline bool is_16_bit(at::ScalarType type) { return type == at::kHalf || type == at::kBFloat16; }
+
+inline bool is_16_bit(const at::Tensor& values) { return is_16_bit(values.scalar_type()); }
 
 // The type that reductions over such values accumulate in: fp64 for double, otherwise fp32.
 inline at::ScalarType accumulator_type(at::ScalarType type) {

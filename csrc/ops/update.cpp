@@ -5,8 +5,6 @@
 #include <ops/typed_op.h>
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <c10/util/Exception.h>
-#include <torch/csrc/autograd/variable.h>
 #include <torch/library.h>
 
 namespace myemb {
@@ -32,19 +30,13 @@ void call_op(const TableUpdate& update) {
 }
 
 void update_autograd(const TableUpdate& update) {
-  TORCH_CHECK(!wants_gradient(update.weight),
-              "a leaf Variable that requires grad is being used in an in-place operation.");
-  for (const at::Tensor& state : update.state) {
-    TORCH_CHECK(!wants_gradient(state),
-                "embedding_update_: a state that requires grad is being used "
-                "in an in-place operation.");
-  }
+  check_written_in_place(update.weight, update.state);
   {
     const at::AutoDispatchBelowADInplaceOrView below;
     call_op(update);
   }
-  torch::autograd::impl::bump_version(update.weight);
-  for (const at::Tensor& state : update.state) torch::autograd::impl::bump_version(state);
+  bump_versions(update.weight);
+  bump_versions(update.state);
 }
 
 }  // namespace

@@ -5,8 +5,6 @@
 #include <myemb/ops.h>
 #include <ops/saved.h>
 
-#include <c10/util/Exception.h>
-
 #include <string_view>
 
 namespace myemb {
@@ -22,6 +20,23 @@ struct TableUpdate {
 // Shapes, dtypes and devices of everything, and the numbers. Values of indices are not looked at.
 void check_update(const TableUpdate& update);
 
+// The same without the gradient.
+void check_updated_table(const TableUpdate& update);
+
+// How many state tensors a step on a table has.
+size_t count_state_tensors(const UpdateOptions& options);
+
+// Throws unless what is written to, `weight` and `state`, wants no gradient; and the mark of
+// autograd that it has been written to.
+void check_written_in_place(const at::Tensor& weight, at::TensorList state);
+void bump_versions(at::TensorList written);
+
+// Of the arguments that schemas have by name.
+UpdateOptions named_options(std::string_view rule, double lr, double eps, double weight_decay,
+                            double shrink, bool maximize, double momentum, double dampening,
+                            bool nesterov, double beta1, double beta2, bool amsgrad,
+                            std::string_view rounded, int64_t seed, int64_t step);
+
 // The kernel of embedding_update_ that calls run(update): names its arguments.
 template <auto run>
 void embedding_update_kernel(const at::Tensor& weight, at::TensorList state, const at::Tensor& grad,
@@ -33,18 +48,13 @@ void embedding_update_kernel(const at::Tensor& weight, at::TensorList state, con
                              double shrink, bool maximize, double momentum, double dampening,
                              bool nesterov, double beta1, double beta2, bool amsgrad,
                              std::string_view rounded, int64_t seed, int64_t step) {
-  TORCH_CHECK_VALUE(seed >= 0 && step >= 0,
-                    "embedding_update_: seed and step have to be 0 or more, "
-                    "but are ",
-                    seed, " and ", step);
   run({weight,
        state,
        grad,
        {indices, offsets, positions, per_sample_weights, scale_grad_by_freq, mode,
         include_last_offset, std::move(padding_idx)},
-       {update_rule(rule), lr, eps, weight_decay, shrink, maximize, momentum, dampening, nesterov,
-        beta1, beta2, amsgrad, rounding(rounded), static_cast<uint64_t>(seed),
-        static_cast<uint64_t>(step)}});
+       named_options(rule, lr, eps, weight_decay, shrink, maximize, momentum, dampening, nesterov,
+                     beta1, beta2, amsgrad, rounded, seed, step)});
 }
 
 // The update with every tensor that is written contiguous: where one is not, a copy takes its place

@@ -8,6 +8,7 @@
 #include <ATen/MemoryOverlap.h>
 #include <c10/util/Exception.h>
 #include <policies/optimizers.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <array>
 
@@ -130,11 +131,55 @@ const char* name_of(UpdateRule rule) { return kRules[static_cast<size_t>(rule)];
 
 const char* name_of(Rounding rounding) { return kRoundings[static_cast<size_t>(rounding)]; }
 
-void check_update(const TableUpdate& update) {
+UpdateOptions named_options(std::string_view rule, double lr, double eps, double weight_decay,
+                            double shrink, bool maximize, double momentum, double dampening,
+                            bool nesterov, double beta1, double beta2, bool amsgrad,
+                            std::string_view rounded, int64_t seed, int64_t step) {
+  TORCH_CHECK_VALUE(seed >= 0 && step >= 0, kOp, ": seed and step have to be 0 or more, but are ",
+                    seed, " and ", step);
+  return {update_rule(rule),
+          lr,
+          eps,
+          weight_decay,
+          shrink,
+          maximize,
+          momentum,
+          dampening,
+          nesterov,
+          beta1,
+          beta2,
+          amsgrad,
+          rounding(rounded),
+          static_cast<uint64_t>(seed),
+          static_cast<uint64_t>(step)};
+}
+
+size_t count_state_tensors(const UpdateOptions& options) {
+  return states_of(options, at::kFloat).size();
+}
+
+void check_updated_table(const TableUpdate& update) {
   check_numbers(update.options);
   check_table(update.weight, update.options.rounding);
   check_state(update);
+}
+
+void check_update(const TableUpdate& update) {
+  check_updated_table(update);
   check_gradient(update);
+}
+
+void check_written_in_place(const at::Tensor& weight, at::TensorList state) {
+  TORCH_CHECK(!wants_gradient(weight),
+              "a leaf Variable that requires grad is being used in an in-place operation.");
+  for (const at::Tensor& tensor : state) {
+    TORCH_CHECK(!wants_gradient(tensor),
+                "a state that requires grad is being used in an in-place operation.");
+  }
+}
+
+void bump_versions(at::TensorList written) {
+  for (const at::Tensor& tensor : written) torch::autograd::impl::bump_version(tensor);
 }
 
 ContiguousUpdate::ContiguousUpdate(const TableUpdate& update)

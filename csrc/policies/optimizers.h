@@ -150,7 +150,7 @@ struct Adam {
   template <typename V, typename Sqrt>
   MYEMB_INLINE void apply(V& w, const V& g, V* states, A /*row_factor*/, const Sqrt& sqrt) const {
     states[0] = states[0] + (g - states[0]) * share1;
-    states[1] = states[1] * beta2 + g * g * share2;
+    states[1] = states[1] * beta2 + g * share2 * g;  // as torch: g * g may be too large
     if constexpr (kAmsgrad) states[2] = states[2] > states[1] ? states[2] : states[1];
     w = w - states[0] * lr / (sqrt(states[kStates - 1]) + eps);
   }

@@ -90,6 +90,41 @@ at::Tensor embedding_bag(const at::Tensor& weight, const at::Tensor& indices,
                               per_sample_weights, include_last_offset, symbolic(padding_idx));
 }
 
+using Tensors = std::vector<at::Tensor>;
+using Numbers = std::vector<int64_t>;
+using OptionalNumbers = std::optional<Numbers>;
+
+at::OptionalIntArrayRef view_of(const OptionalNumbers& numbers) {
+  return numbers ? at::OptionalIntArrayRef(*numbers) : std::nullopt;
+}
+
+at::OptionalSymIntArrayRef symbolic(const OptionalNumbers& numbers) {
+  if (!numbers) return std::nullopt;
+  return c10::fromIntArrayRefSlow(*numbers);
+}
+
+at::Tensor embedding_bag_tables(const Tensors& weights, const at::Tensor& indices,
+                                const at::Tensor& offsets, const OptionalNumbers& feature_tables,
+                                const OptionalNumbers& modes,
+                                const OptionalTensor& per_sample_weights,
+                                const OptionalNumbers& padding_idx, const Numbers& sparse_tables) {
+  return myemb::embedding_bag_tables(weights, indices, offsets, view_of(feature_tables),
+                                     view_of(modes), per_sample_weights, symbolic(padding_idx),
+                                     sparse_tables);
+}
+
+void check_embedding_bag_tables(const Tensors& weights, const at::Tensor& indices,
+                                const at::Tensor& offsets, const OptionalNumbers& feature_tables,
+                                const OptionalNumbers& modes,
+                                const OptionalTensor& per_sample_weights,
+                                const OptionalNumbers& padding_idx, const Numbers& sparse_tables) {
+  call([&] {
+    myemb::check_embedding_bag_tables(weights, indices, offsets, view_of(feature_tables),
+                                      view_of(modes), per_sample_weights, symbolic(padding_idx),
+                                      sparse_tables);
+  });
+}
+
 at::Tensor embedding_renorm_(at::Tensor weight, const at::Tensor& indices, double max_norm,
                              double norm_type) {
   return call([&] { return myemb::embedding_renorm_(weight, indices, max_norm, norm_type); });
@@ -186,6 +221,8 @@ PYBIND11_MODULE(_C, m) {
     fused.table.reset();
   });
   m.def("fuse_in_backward", &fuse_in_backward);
+  define_positional<&embedding_bag_tables>(m, "embedding_bag_tables");
   m.def("embedding_renorm_", &embedding_renorm_);
   m.def("check_embedding_bag", &check_embedding_bag);
+  m.def("check_embedding_bag_tables", &check_embedding_bag_tables);
 }

@@ -13,33 +13,15 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from ..common.training import train_in_turns
 from .dataset import TERMS, MovieLens, fetch, load
-from .model import Engine
+from .engines import ENGINES, engine
 from .report import comparison, films, plot
-from .train import Trainer, baseline_auc
+from .train import Trainer, baseline_auc, time_tables
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "movielens.png"
-ENGINES = ("torch-dense", "torch-sparse", "myemb")
 TOLERANCE = 0.001  # how far apart the test AUC of two engines may be
-
-
-def engine(name: str) -> Engine:
-    """Returns one of ENGINES.
-
-    Raises:
-        ImportError: if myemb is asked for and not installed.
-    """
-    if name != "myemb":
-        return Engine(
-            name.replace("-", " "), nn.Embedding, nn.EmbeddingBag, sparse=name == "torch-sparse"
-        )
-    import myemb.nn
-
-    # The tables are small enough for dense gradients, which spare the optimiser the sorting.
-    return Engine("myemb dense", myemb.nn.Embedding, myemb.nn.EmbeddingBag, sparse=False)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -83,7 +65,8 @@ def main() -> int:
         for name in arguments.engines
     ]
     train_in_turns(trainers, arguments.epochs, console)
-    console.print(comparison(trainers, (before, os.getloadavg()[0])))
+    tables = time_tables(trainers)
+    console.print(comparison(trainers, tables, (before, os.getloadavg()[0])))
 
     auc = [trainer.epochs[trainer.best].auc["test"] for trainer in trainers]
     apart = max(auc) - min(auc)

@@ -26,16 +26,23 @@ class Suggestion:
     later: float | None
 
 
-def comparison(trainers: list[Trainer], load: tuple[float, float]) -> Table:
-    """Returns the table of the engines; ``load`` is the load average before and after training."""
+def comparison(trainers: list[Trainer], tables: list[float], load: tuple[float, float]) -> Table:
+    """Returns the table of the engines.
+
+    Args:
+        trainers: the engines, trained.
+        tables: the seconds of an epoch that the tables of each take by themselves.
+        load: the load average before and after training.
+    """
     return engine_table(
         trainers,
         {
             "train\nloss": [f"{t.epochs[t.best].loss:.4f}" for t in trainers],
             "chosen\nepoch": [str(t.best + 1) for t in trainers],
             "test\nAUC": [f"{t.epochs[t.best].auc['test']:.4f}" for t in trainers],
+            "tables\ns": [f"{seconds:.2f}" for seconds in tables],
         },
-        "Chosen by the validation AUC; dense, sparse: the gradients of the tables.",
+        "Chosen by the validation AUC; tables: their lookups, backward and update alone, an epoch.",
         load,
     )
 

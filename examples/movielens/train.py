@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -36,17 +38,18 @@ class Trainer(TimedTrainer[Epoch]):
     """A model in training: equal seeds give equal batches, weights and dropout to every engine.
 
     Attributes:
+        engine: what does the lookups of the model.
         best: the number of the epoch, from 0, that the AUC of the validation split chooses.
     """
 
     def __init__(self, data: MovieLens, engine: Engine, seed: int, batch_size: int) -> None:
         super().__init__(engine.name)
-        self.data, self.seed, self.batch_size = data, seed, batch_size
+        self.data, self.engine, self.seed, self.batch_size = data, engine, seed, batch_size
         torch.manual_seed(seed)
         self.model = Recommender(data.num_rows, engine)
         # One rule for tables and MLP, and the same one for dense and for sparse gradients: a row
         # whose gradient is zero is left alone.
-        self.optimiser = torch.optim.Adagrad(self.model.parameters(), lr=LEARNING_RATE)
+        self.optimisers = engine.optimisers(self.model, LEARNING_RATE)
         self.labels = data.liked("train")
         self.best = 0
         self._best_weights: dict[str, Tensor] = {}
@@ -82,6 +85,25 @@ class Trainer(TimedTrainer[Epoch]):
         """Gives the model the weights that it had after the best epoch."""
         self.model.load_state_dict(self._best_weights)
 
+    def time_tables(self, batches: list[Batch]) -> float:
+        """Returns the seconds of an epoch that the tables take by themselves.
+
+        The lookups of these batches, backward by random gradients, and the update of the tables: of
+        a copy of them, so that the model stays as it is.
+        """
+        torch.manual_seed(self.seed)
+        model = Recommender(self.data.num_rows, self.engine)
+        optimisers = self.engine.optimisers(model, LEARNING_RATE)
+        model.tables.load_state_dict(self.model.tables.state_dict())
+        gradients = [torch.randn_like(model.tables(batch)) for batch in batches]
+        start = time.perf_counter()
+        for batch, gradient in zip(batches, gradients, strict=True):
+            model.tables(batch).backward(gradient)
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad()
+        return (time.perf_counter() - start) / len(batches) * self.steps
+
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:
         """Returns the probability that the user likes the film, for each pair: float32 (B,)."""
@@ -97,8 +119,9 @@ class Trainer(TimedTrainer[Epoch]):
         with epoch.clock("backward"):
             loss.backward()  # type: ignore[no-untyped-call]
         with epoch.clock("optimiser"):
-            self.optimiser.step()
-            self.optimiser.zero_grad()
+            for optimiser in self.optimisers:
+                optimiser.step()
+                optimiser.zero_grad()
         return loss.item()
 
     def _auc(self, split: str) -> float:
@@ -106,6 +129,18 @@ class Trainer(TimedTrainer[Epoch]):
         chunks = torch.split(torch.arange(part.start, part.stop), 4096)
         scores = torch.cat([self.score(self.data.batch(ratings)) for ratings in chunks])
         return area_under_curve(scores.numpy(), self.data.liked(split).numpy() > 0)
+
+
+def time_tables(trainers: Sequence[Trainer], batches: int = 40, rounds: int = 5) -> list[float]:
+    """Returns for each trainer the seconds of an epoch that its tables take by themselves.
+
+    The engines take turns, so that they meet the same load of the machine; medians of the rounds.
+    """
+    data, size = trainers[0].data, trainers[0].batch_size
+    ratings = torch.randperm(len(trainers[0].labels))[: batches * size]
+    parts = [data.batch(part) for part in torch.split(ratings, size)]
+    seconds = [[trainer.time_tables(parts) for trainer in trainers] for _ in range(rounds)]
+    return [median(of_engine) for of_engine in zip(*seconds, strict=True)]
 
 
 def area_under_curve(scores: npt.NDArray[np.floating], liked: npt.NDArray[np.bool_]) -> float:

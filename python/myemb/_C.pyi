@@ -5,7 +5,7 @@ All arguments are positional. Shapes, dtypes and errors are those of the operato
 ``myemb.functional``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +33,28 @@ def embedding_bag(
     padding_idx: int | None,
     /,
 ) -> Tensor: ...
+def embedding_bag_tables(
+    weights: Sequence[Tensor],
+    indices: Tensor,
+    offsets: Tensor,
+    feature_tables: Sequence[int] | None,
+    modes: Sequence[int] | None,
+    per_sample_weights: Tensor | None,
+    padding_idx: Sequence[int] | None,
+    sparse_tables: Sequence[int],
+    /,
+) -> Tensor: ...
+def check_embedding_bag_tables(
+    weights: Sequence[Tensor],
+    indices: Tensor,
+    offsets: Tensor,
+    feature_tables: Sequence[int] | None,
+    modes: Sequence[int] | None,
+    per_sample_weights: Tensor | None,
+    padding_idx: Sequence[int] | None,
+    sparse_tables: Sequence[int],
+    /,
+) -> None: ...
 def embedding_renorm_(
     weight: Tensor, indices: Tensor, max_norm: float, norm_type: float, /
 ) -> Tensor: ...

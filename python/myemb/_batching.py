@@ -45,6 +45,13 @@ def register() -> None:
         "embedding_bag_sparse_backward": _embedding_bag_sparse_backward,
         "embedding_bag_per_sample_weights_backward": _embedding_bag_per_sample_weights_backward,
     }
+    for name in (
+        "embedding_bag_tables",
+        "embedding_bag_tables_max",
+        "embedding_bag_tables_backward",
+        "embedding_bag_tables_per_sample_weights_backward",
+    ):
+        rules[name] = _one_by_one(getattr(_ops, name).default)
     for name, rule in rules.items():
         torch.library.register_vmap(f"myemb::{name}", rule)
 
@@ -330,6 +337,27 @@ def _embedding_bag_per_sample_weights_backward(
         bags.padding_idx,
     )
     return grad.reshape(batch, *bags.lookup_shape), 0
+
+
+def _one_by_one(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule of an operator that is called once for each element."""
+
+    def element(argument: Any, dim: Any, place: int) -> Any:
+        if isinstance(dim, (list, tuple)):
+            return [element(one, of_one, place) for one, of_one in zip(argument, dim, strict=True)]
+        return argument if dim is None else argument.select(dim, place)
+
+    def rule(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Any, Any]:
+        results = [
+            operator(*(element(a, d, place) for a, d in zip(arguments, in_dims, strict=True)))
+            for place in range(info.batch_size)
+        ]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = [torch.stack(outputs) for outputs in zip(*results, strict=True)]
+        return type(results[0])(stacked), type(results[0])([0] * len(stacked))
+
+    return rule
 
 
 def _stack_positions(

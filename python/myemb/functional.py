@@ -8,25 +8,33 @@ kept between calls.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch.overrides import (
+    handle_torch_function,
+    has_torch_function,
+    has_torch_function_variadic,
+)
 
 from . import _C
 
-__all__ = ["coalesce", "embedding", "embedding_bag", "embedding_renorm_"]
+__all__ = ["coalesce", "embedding", "embedding_bag", "embedding_bag_tables", "embedding_renorm_"]
 
 # Bound once: attribute look-ups would be a measurable part of a call on eight indices.
 _embedding = _C.embedding
 _embedding_bag = _C.embedding_bag
 _embedding_renorm_ = _C.embedding_renorm_
 _check_embedding_bag = _C.check_embedding_bag
+_embedding_bag_tables = _C.embedding_bag_tables
+_check_embedding_bag_tables = _C.check_embedding_bag_tables
 _ops = torch.ops.myemb
 
 _SUM, _MEAN, _MAX, _UNKNOWN_MODE = 0, 1, 2, -1
+_MODES = {"sum": _SUM, "mean": _MEAN, "max": _MAX}
 
 
 def embedding(
@@ -201,6 +209,103 @@ def embedding_bag(
     )
 
 
+def embedding_bag_tables(
+    input: Tensor,
+    weights: Sequence[Tensor],
+    offsets: Tensor,
+    feature_tables: Sequence[int] | None = None,
+    mode: str | Sequence[str] = "mean",
+    sparse: bool | Sequence[bool] = False,
+    per_sample_weights: Tensor | None = None,
+    padding_idx: int | Sequence[int | None] | None = None,
+    max_norm: float | Sequence[float | None] | None = None,
+    norm_type: float | Sequence[float] = 2.0,
+) -> Tensor:
+    """Bags of many features, from as many tables, in one call.
+
+    What ``torch.cat`` over the features' :func:`embedding_bag` along dimension 1 gives, with one
+    operator forwards and one backwards. An option is one value for all tables or a sequence with
+    one for each.
+
+    Args:
+        input: All lookups, ``(N,)``: those of the first feature, then those of the second, and so
+            on; uint8, int16, int32 or int64.
+        weights: The tables, each ``(V, D)`` of its own size, width and dtype.
+        offsets: ``(F * B + 1,)`` for F features of B bags: bag b of feature f is the lookups from
+            ``offsets[f * B + b]`` to ``offsets[f * B + b + 1]``.
+        feature_tables: The table that each feature reads; by default feature f reads table f.
+        mode: ``"sum"``, ``"mean"`` or ``"max"``.
+        sparse: Make the gradient of a table a sparse COO tensor. Not with ``mode="max"``, nor in
+            ``torch.compile``.
+        per_sample_weights: One factor for each lookup, as in :func:`embedding_bag`.
+        padding_idx: A row that is left out of bags and gets no gradient; negative values count from
+            the end.
+        max_norm: Rows that are looked up and whose norm is larger are first scaled down to it, in
+            place, as in :func:`embedding_bag`. Every argument, indices included, is checked before
+            a row is changed. Not in ``torch.compile``.
+        norm_type: The p of that p-norm.
+
+    Returns:
+        ``(B, sum of the widths of the features)`` in the dtype that the tables promote to; zeros
+        for an empty bag.
+
+    Raises:
+        ValueError: A shape, a mode, ``feature_tables`` or the size of ``offsets`` does not fit.
+        RuntimeError: A dtype does not fit, or an index, an offset or ``padding_idx`` is out of
+            range.
+    """
+    tensors = (input, *weights, offsets, per_sample_weights)
+    if has_torch_function(tensors):
+        return handle_torch_function(
+            embedding_bag_tables,
+            tensors,
+            input,
+            weights,
+            offsets,
+            feature_tables=feature_tables,
+            mode=mode,
+            sparse=sparse,
+            per_sample_weights=per_sample_weights,
+            padding_idx=padding_idx,
+            max_norm=max_norm,
+            norm_type=norm_type,
+        )
+    count = len(weights)
+    modes = [_MODES.get(m, _UNKNOWN_MODE) for m in _for_tables(mode, count, "mode")]
+    rows = None
+    if padding_idx is not None:
+        rows = [
+            -1 if padding is None else _padding_row(padding, weight.size(0))
+            for padding, weight in zip(
+                _for_tables(padding_idx, count, "padding_idx"), weights, strict=True
+            )
+        ]
+    sparse_tables = [
+        t for t, is_sparse in enumerate(_for_tables(sparse, count, "sparse")) if is_sparse
+    ]
+    arguments = (
+        weights,
+        input,
+        offsets,
+        feature_tables,
+        modes,
+        per_sample_weights,
+        rows,
+        sparse_tables,
+    )
+    if max_norm is not None:
+        _check_embedding_bag_tables(*arguments)
+        norms = zip(
+            _for_tables(max_norm, count, "max_norm"),
+            _for_tables(norm_type, count, "norm_type"),
+            strict=True,
+        )
+        _renorm_tables(input, weights, offsets, feature_tables, list(norms))
+    entry = _ops.embedding_bag_tables.default if is_dynamo_compiling() else _embedding_bag_tables
+    result: Tensor = entry(*arguments)
+    return result
+
+
 def coalesce(input: Tensor) -> Tensor:
     """Joins the entries of each row of a sparse gradient: a faster ``input.coalesce()``.
 
@@ -261,6 +366,35 @@ def _renorm_for_lookup(weight: Tensor, indices: Tensor, max_norm: float, norm_ty
     # change.
     with torch.no_grad():
         embedding_renorm_(weight.detach(), indices, max_norm, norm_type)
+
+
+def _for_tables(option: Any, count: int, name: str) -> Sequence[Any]:
+    """An option of each table."""
+    if isinstance(option, (list, tuple)):
+        if len(option) != count:
+            raise ValueError(f"{name} has {len(option)} values for {count} tables")
+        return option
+    return [option] * count
+
+
+def _renorm_tables(
+    input: Tensor,
+    weights: Sequence[Tensor],
+    offsets: Tensor,
+    feature_tables: Sequence[int] | None,
+    norms: Sequence[tuple[float | None, float]],
+) -> None:
+    """Renorms the rows that a batch looks up, which is known to be good."""
+    tables = range(len(weights)) if feature_tables is None else feature_tables
+    num_bags = (offsets.numel() - 1) // len(tables)
+    if num_bags == 0:
+        return
+    borders = offsets[::num_bags].tolist()
+    for feature, table in enumerate(tables):
+        max_norm, norm_type = norms[table]
+        if max_norm is not None:
+            lookups = input[borders[feature] : borders[feature + 1]]
+            _renorm_for_lookup(weights[table], lookups, max_norm, norm_type)
 
 
 def _nested_embedding(

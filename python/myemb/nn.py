@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .functional import embedding, embedding_bag
 
-__all__ = ["Embedding", "EmbeddingBag"]
+__all__ = ["Embedding", "EmbeddingBag", "EmbeddingBagCollection", "Table"]
 
 
 class Embedding(torch.nn.Embedding):
@@ -80,3 +80,7 @@ class EmbeddingBag(torch.nn.EmbeddingBag):
             self.include_last_offset,
             self.padding_idx,
         )
+
+
+# Built from the modules above.
+from .tables import EmbeddingBagCollection, Table  # noqa: E402

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 import myemb
-from myemb.functional import embedding, embedding_bag, embedding_renorm_
+from myemb.functional import (
+    embedding,
+    embedding_bag,
+    embedding_bag_tables,
+    embedding_renorm_,
+)
 
 embedding_update_ = torch.ops.myemb.embedding_update_
 THREADS = (1, 2, 4, 8)
@@ -135,6 +140,37 @@ def updates(dtype: torch.dtype, width: int) -> Iterator[tuple[str, str]]:
                 yield f"{rule} {rounding} step {step}", digest(weight, *state)
 
 
+def results_of_tables() -> Iterator[tuple[str, str]]:
+    """Five features of four tables of all modes and dtypes, with bags of very different lengths."""
+    generator = torch.Generator().manual_seed(5)
+    widths, dtypes = (19, 64, 130, 7), (torch.float32, torch.bfloat16, torch.float32, torch.float16)
+    for modes in (("sum", "mean", "max", "sum"), ("mean", "max", "sum", "max")):
+        weights = [
+            numbers(generator, ROWS, width).to(dtype).requires_grad_()
+            for width, dtype in zip(widths, dtypes, strict=True)
+        ]
+        lookups = skewed(generator, 6000)
+        features = (0, 1, 2, 3, 1)
+        offsets = torch.cat([starts(generator, 6000) // 5 + 900 * f for f in range(len(features))])
+        offsets = torch.cat([offsets, torch.tensor([6000])])
+        factors = numbers(generator, 6000).float().requires_grad_()
+        for per_sample_weights in (None, factors):
+            output = embedding_bag_tables(
+                lookups,
+                weights,
+                offsets,
+                features,
+                modes,
+                per_sample_weights=per_sample_weights,
+                padding_idx=3,
+            )
+            leaves = weights if per_sample_weights is None else [*weights, factors]
+            upstream = numbers(generator, *output.shape).float()
+            gradients = torch.autograd.grad(output, leaves, upstream)
+            name = f"tables {'-'.join(modes)} weighted={per_sample_weights is not None}"
+            yield name, digest(output, *gradients)
+
+
 def main() -> None:
     report: dict[str, object] = {"capability": myemb._C.cpu_capability()}
     for threads in THREADS:
@@ -144,7 +180,7 @@ def main() -> None:
             for dtype, widths in WIDTHS.items()
             for width in widths
             for name, value in (*results(dtype, width), *updates(dtype, width))
-        }
+        } | dict(results_of_tables())
     print(json.dumps(report))
 
 

@@ -216,6 +216,66 @@ def test_embedding_update_by_a_sparse_gradient(device: str) -> None:
     )
 
 
+def tables_call(device: str, requires_grad: bool) -> tuple[list[Tensor], Tensor, Tensor]:
+    weights = [values(device, ROWS, width, requires_grad=requires_grad) for width in (WIDTH, 2, 3)]
+    starts = torch.tensor([0, 2, 2, 5, 6, 6, 8, 9, 11], device=device)
+    return weights, lookups(device, 11), starts
+
+
+FEATURES, MODES = [0, 1, 2, 0], [0, 1, 2]  # of two bags each
+
+
+@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
+@pytest.mark.parametrize("modes", [None, [1, 0, 1], MODES])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_embedding_bag_tables(
+    modes: list[int] | None, weighted: bool, requires_grad: bool, device: str
+) -> None:
+    weights, rows, starts = tables_call(device, requires_grad)
+    factors = values(device, 11, requires_grad=requires_grad) if weighted else None
+    arguments = (weights, rows, starts, FEATURES, modes, factors, [-1, 1, 2])
+    opcheck(ops.embedding_bag_tables.default, arguments)
+    opcheck(ops.embedding_bag_tables_max.default, arguments)
+
+
+@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
+def test_embedding_bag_tables_with_a_sparse_gradient(device: str) -> None:
+    weights, rows, starts = tables_call(device, requires_grad=True)
+    arguments = (weights, rows, starts, FEATURES, None, None, None, [1])
+    # How many entries a gradient has is known only when it runs: nothing for a graph.
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    opcheck(ops.embedding_bag_tables.default, arguments, test_utils=tests)
+
+
+@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
+@pytest.mark.parametrize("modes", [None, [1, 0, 1], MODES])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_backward_operators_of_tables(
+    modes: list[int] | None, requires_grad: bool, device: str
+) -> None:
+    weights, rows, starts = tables_call(device, requires_grad)
+    factors = values(device, 11, requires_grad=requires_grad)
+    positions = None
+    if modes == MODES:
+        positions = ops.embedding_bag_tables_max(weights, rows, starts, FEATURES, modes)[1]
+    grad_output = values(device, 2, 2 * WIDTH + 5, requires_grad=requires_grad)
+    # The derivatives are those of the single calls, which read offsets: nothing for a graph.
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    common = {} if not requires_grad else {"test_utils": tests}
+    shapes = ([ROWS] * 3, [WIDTH, 2, 3], [6] * 3)  # at::kFloat
+    opcheck(
+        ops.embedding_bag_tables_backward.default,
+        (grad_output, rows, starts, positions, *shapes, FEATURES, modes, factors, None, [], [2, 0]),
+        **common,
+    )
+    opcheck(
+        ops.embedding_bag_tables_per_sample_weights_backward.default,
+        (grad_output, weights, rows, starts, positions, FEATURES, modes, [-1, 1, 2]),
+        **common,
+    )
+
+
 def test_every_operator_is_checked_here() -> None:
     """A new operator needs a test of its own in this file."""
     checked = {
@@ -230,6 +290,13 @@ def test_every_operator_is_checked_here() -> None:
         "embedding_bag_per_sample_weights_backward",
         "coalesce",
         "embedding_update_",
+    )
+
+
+        "embedding_bag_tables",
+        "embedding_bag_tables_max",
+        "embedding_bag_tables_backward",
+        "embedding_bag_tables_per_sample_weights_backward",
     }
     registered = {
         name.removeprefix("myemb::")

@@ -13,17 +13,18 @@ template <typename T, typename Index, int L, int V>
   const auto* const weights = static_cast<const A*>(args.weights);
   const Segments segments = args.segments;
   const int64_t dim = args.rows.dim, padding = args.padding_idx, num_rows = args.num_rows;
+  const int64_t first_lookup = args.first_lookup;
   int64_t first_bad = BadIndex::kNone;
   const bool streamed =
       is_streamed(args.out, args.indices.count, dim * static_cast<int64_t>(sizeof(T)));
   const T* const rows = static_cast<const T*>(args.rows.data);
   T* const out = static_cast<T*>(args.out);
   for (int64_t s = begin; s < end; ++s) {
-    const Tile<const T, L, V> row(rows + s * dim, columns);
+    const Tile<const T, L, V> row(rows + s * args.rows.row_stride, columns);
     Vector<A, L> values[V];
     for (int v = 0; v < V; ++v) values[v] = Vector<A, L>{} + load<L>(row[v]);
     for (int64_t i = segments.begin(s); i < segments.end(s); ++i) {
-      const Tile<T, L, V> to(out + i * dim, columns);
+      const Tile<T, L, V> to(out + (i - first_lookup) * dim, columns);
       const int64_t index = indices[i];
       if (!is_row(index, num_rows)) [[unlikely]] {
         first_bad = std::min(first_bad, i);

@@ -42,15 +42,19 @@ struct SegmentSum {
   Rows rows;
   Indices indices;
   Segments segments;
-  const void* weights = nullptr;       // accumulator type, one per lookup; null: 1
-  int64_t padding_idx = -1;            // lookups of this row are left out; -1: none
-  bool average = false;                // divide by the number of lookups that were not left out
-  const int64_t* positions = nullptr;  // mode max's gradient: lookup i adds only the columns d with
-  const int64_t* lookups = nullptr;    //   positions[index_i][d] == lookups[i]; null: all columns
-  const int64_t* out_rows = nullptr;   // (segments) ascending; null: segment s is row s
-  int64_t zeroed_rows = 0;  // rows of out, if those of no segment get zeros; 0: they stay
-  bool exact = false;       // out is of the accumulator type
-  void* out;                // else dtype of rows; contiguous
+  const void* weights = nullptr;  // accumulator type, one per lookup; null: 1
+  int64_t padding_idx = -1;       // lookups of this row are left out; -1: none
+  bool average = false;           // divide by the number of lookups that were not left out
+  // Mode max's gradient: lookup i adds only the columns d with positions[index_i][d] == lookups[i],
+  // or, with position_starts, positions[position_starts[i] + d] == lookups[i]. Null: all columns.
+  const int64_t* positions = nullptr;
+  const int64_t* position_starts = nullptr;
+  const int64_t* lookups = nullptr;
+  const int64_t* out_rows = nullptr;  // (segments) ascending; null: segment s is row s
+  int64_t zeroed_rows = 0;            // rows of out, if those of no segment get zeros; 0: they stay
+  bool exact = false;                 // out is of the accumulator type
+  void* out;                          // else dtype of rows
+  int64_t out_stride = 0;             // elements from one row of out to the next; 0: dim
   BadIndex* bad;
 };
 
@@ -62,18 +66,21 @@ struct SegmentMax {
   const void* weights;
   int64_t padding_idx;
   void* out;
-  int64_t* positions;  // (segments, dim); null: not wanted
+  int64_t out_stride = 0;        // as in SegmentSum
+  int64_t* positions;            // (segments, dim); null: not wanted
+  int64_t positions_stride = 0;  // as of out
   BadIndex* bad;
 };
 
 // sums[sum_rows[positions[bag][d]]][d] += weight * grad[bag][d], bag after bag.
 struct MaxScatter {
-  Rows grad;  // contiguous
+  Rows grad;  // columns next to each other
   Segments segments;
-  const int64_t* positions;  // (segments, dim); those outside of their bag add nothing
-  const int64_t* sum_rows;   // (lookups) -1: adds nothing
-  const void* weights;       // as in SegmentSum
-  void* sums;                // accumulator type, contiguous
+  const int64_t* positions;      // (segments, dim); those outside of their bag add nothing
+  int64_t positions_stride = 0;  // as in SegmentMax
+  const int64_t* sum_rows;       // (lookups) -1: adds nothing
+  const void* weights;           // as in SegmentSum
+  void* sums;                    // accumulator type, contiguous
 };
 
 // out[out_rows[i]] = from[i], rounded.
@@ -88,13 +95,14 @@ struct RoundRows {
 // out[i] = 0 + weight_i * rows[s] for the lookups i of segment s, or 0 for those of padding_idx: a
 // sum of one term, as on every device.
 struct BagExpansion {
-  Rows rows;  // contiguous
+  Rows rows;  // columns next to each other
   Indices indices;
   Segments segments;
   const void* weights;  // as in SegmentSum
   int64_t padding_idx;
-  int64_t num_rows;  // of the table
-  void* out;         // dtype of rows, contiguous
+  int64_t num_rows;          // of the table
+  void* out;                 // dtype of rows, contiguous
+  int64_t first_lookup = 0;  // whose row out begins with
   BadIndex* bad;
 };
 
@@ -120,7 +128,8 @@ struct RowDot {
   const void* scales;        // accumulator type; null: 1
   int64_t padding_idx;       // such lookups get zero
   const int64_t* positions;  // as in SegmentSum, with lookup i itself
-  void* out;                 // accumulator type
+  const int64_t* position_starts = nullptr;
+  void* out;  // accumulator type
   BadIndex* bad;
 };
 

@@ -11,12 +11,13 @@ void max_scatter(const MaxScatter& args, int64_t begin, int64_t end) {
   visit(args.grad.dtype, [&]<typename T>(T) {
     using A = Accumulator<T>;
     const int64_t dim = args.grad.dim;
+    const int64_t positions_stride = args.positions_stride ? args.positions_stride : dim;
     const auto* const weights = static_cast<const A*>(args.weights);
     auto* const sums = static_cast<A*>(args.sums);
     for (int64_t bag = 0; bag < args.segments.count; ++bag) {
       const int64_t first = args.segments.begin(bag), last = args.segments.end(bag);
-      const T* const grad = static_cast<const T*>(args.grad.data) + bag * dim;
-      const int64_t* const positions = args.positions + bag * dim;
+      const T* const grad = static_cast<const T*>(args.grad.data) + bag * args.grad.row_stride;
+      const int64_t* const positions = args.positions + bag * positions_stride;
       for (int64_t d = begin; d < end; ++d) {
         const int64_t position = positions[d];
         if (position < first || position >= last) continue;  // -1: an empty bag

@@ -45,7 +45,8 @@ void dot_rows(const RowDot& args, const Index* indices, int64_t begin, int64_t e
     const int64_t bag = args.left_indices[i];
     const T* left = static_cast<const T*>(args.left.data) + bag * args.left.row_stride;
     const T* right = static_cast<const T*>(args.right.data) + index * args.right.row_stride;
-    const int64_t* positions = args.positions ? args.positions + bag * args.left.dim : nullptr;
+    const int64_t position = args.position_starts ? args.position_starts[i] : bag * args.left.dim;
+    const int64_t* positions = args.positions ? args.positions + position : nullptr;
     *out = dot(left, right, args.right.column_stride, args.left.dim, positions, i);
     if (scales) *out = *out * scales[i];
   }

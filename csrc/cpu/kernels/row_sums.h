@@ -10,9 +10,17 @@ namespace myemb::MYEMB_ISA {
 // the caches.
 inline constexpr int64_t kStreamZeroBytes = int64_t{12} << 20;
 
+// Elements from one row of the output to the next.
+MYEMB_INLINE int64_t out_stride(const SegmentSum& args) {
+  return args.out_stride ? args.out_stride : args.rows.dim;
+}
+
 MYEMB_INLINE bool is_streamed(const SegmentSum& args) {
   const int64_t row_bytes = args.rows.dim * size_of(args.rows.dtype);
-  if (args.zeroed_rows == 0) return is_streamed(args.out, args.segments.count, row_bytes);
+  if (row_bytes % kLineBytes != 0) return false;
+  if (args.zeroed_rows == 0) {
+    return is_streamed(args.out, args.segments.count, out_stride(args) * size_of(args.rows.dtype));
+  }
   return is_streamed(args.out, args.zeroed_rows, row_bytes, kStreamZeroBytes);
 }
 
@@ -89,7 +97,7 @@ class RowSums {
     TileSums<T, Index, kWeighted, L, V> tile(args_, columns);
     const Segments segments = args_.segments;
     const int64_t* const out_rows = args_.out_rows;
-    const int64_t dim = args_.rows.dim;
+    const int64_t stride = out_stride(args_);
     const bool average = args_.average, rounded = rounded_, streamed = streamed_;
     void* const out = args_.out;
     int64_t all_left_out = 0;
@@ -101,7 +109,7 @@ class RowSums {
       if (average && counted > 1) {
         for (int v = 0; v < V; ++v) sum[v] = sum[v] / static_cast<A>(counted);
       }
-      const int64_t row = (out_rows ? out_rows[s] : s) * dim;
+      const int64_t row = (out_rows ? out_rows[s] : s) * stride;
       if (rounded) {
         const Tile<T, L, V> to(static_cast<T*>(out) + row, columns);
         for (int v = 0; v < V; ++v) {

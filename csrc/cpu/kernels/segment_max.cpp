@@ -91,6 +91,15 @@ struct Part {
   int64_t* positions;
 };
 
+// Elements from one row of an output to the next.
+int64_t out_stride(const SegmentMax& args) {
+  return args.out_stride ? args.out_stride : args.rows.dim;
+}
+
+int64_t positions_stride_of(const SegmentMax& args) {
+  return args.positions_stride ? args.positions_stride : args.rows.dim;
+}
+
 // Maxima of a table whose columns are next to each other.
 template <typename T, typename Index, bool kPlaces>
 class RowMaxima {
@@ -113,12 +122,12 @@ class RowMaxima {
     using Tile = TileMaxima<T, Index, kPlaces, L, V>;
     Tile tile(args_, columns);
     const Segments segments = args_.segments;
-    const int64_t dim = args_.rows.dim;
+    const int64_t stride = out_stride(args_), positions_stride = positions_stride_of(args_);
     const Part<A> part = part_;
     T* const out = static_cast<T*>(args_.out);
     int64_t* const positions = part.best ? part.positions : args_.positions;
     for (int64_t s = begin; s < end; ++s) {
-      const int64_t first = segments.begin(s), row = s * dim;
+      const int64_t first = segments.begin(s), row = s * stride;
       typename Tile::Maxima best;
       typename Tile::AllPlaces places;
       const bool any = tile.add_segment(first, segments.end(s), part.starts, best, places);
@@ -129,7 +138,8 @@ class RowMaxima {
           store<L>(out + row + columns[v], any ? best[v] : Vector<A, L>{});
         }
         if constexpr (kPlaces) {
-          store_positions<L, Place<A>>(positions + row + columns[v], places[v], first);
+          store_positions<L, Place<A>>(positions + s * positions_stride + columns[v], places[v],
+                                       first);
         }
       }
     }
@@ -186,8 +196,9 @@ void store_maxima(const SegmentMax& args, int64_t segment, const Accumulator<T>*
       if (best[part * dim + d] > best[from * dim + d]) from = part;
     }
     const int64_t at = from * dim + d;
-    store<1>(static_cast<T*>(args.out) + segment * dim + d, first < 0 ? 0 : best[at]);
-    if (args.positions) args.positions[segment * dim + d] = first < 0 ? -1 : positions[at];
+    store<1>(static_cast<T*>(args.out) + segment * out_stride(args) + d, first < 0 ? 0 : best[at]);
+    if (!args.positions) continue;
+    args.positions[segment * positions_stride_of(args) + d] = first < 0 ? -1 : positions[at];
   }
 }
 

@@ -27,6 +27,7 @@ int64_t sum_part(SegmentSum args, int64_t begin, int64_t end, Accumulator<T>* ou
   args.out_rows = nullptr;
   args.zeroed_rows = 0;
   args.out = out;
+  args.out_stride = 0;
   return end - begin - sum_rows<T>(args, 0, 1, /*rounded=*/false);
 }
 
@@ -40,7 +41,7 @@ template <typename T>
 void store_row(const SegmentSum& args, int64_t segment, const Accumulator<T>* sum,
                int64_t counted) {
   using A = Accumulator<T>;
-  const int64_t row = (args.out_rows ? args.out_rows[segment] : segment) * args.rows.dim;
+  const int64_t row = (args.out_rows ? args.out_rows[segment] : segment) * out_stride(args);
   cover_columns<A>(args.rows.dim, [&]<int L, int V>(Columns<L, V> columns) {
     for (int v = 0; v < V; ++v) {
       Vector<A, L> x = load<L>(sum + columns[v]);
@@ -109,7 +110,8 @@ class ElementSums {
     const auto* bags = static_cast<const int64_t*>(args_.indices.data);
     for (int64_t i = begin; i < end; ++i) {
       const T* row = static_cast<const T*>(args_.rows.data) + bags[i] * args_.rows.row_stride;
-      const int64_t* positions = args_.positions + bags[i] * dim_;
+      const int64_t* positions =
+          args_.positions + (args_.position_starts ? args_.position_starts[i] : bags[i] * dim_);
       const int64_t lookup = args_.lookups[i];
       const A factor = weight(i);
       for (int64_t d = 0; d < dim_; ++d) {

@@ -17,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 namespace myemb {
 
@@ -92,6 +93,57 @@ MYEMB_API at::Tensor embedding_bag_per_sample_weights_backward(
     const std::optional<at::Tensor>& offsets, const std::optional<at::Tensor>& positions,
     int64_t mode, bool include_last_offset, std::optional<c10::SymInt> padding_idx);
 
+// embedding_bag of many features in one call, side by side: what at::cat of the features' outputs
+// would be, (B, sum of their D), in the dtype that the tables that are read promote to.
+//
+//   weights: the tables, each (V, D) with a V, a D and a dtype of its own.
+//   indices: (N,), all lookups of the first feature, then all of the second, and so on.
+//   offsets: (F * B + 1,) for F features of B bags: bag b of feature f is the lookups from
+//     offsets[f * B + b] to offsets[f * B + b + 1]. offsets[F * B] is N.
+//   feature_tables: (F) the table that each feature reads; by default feature f reads table f.
+//   modes: (T) the BagMode of each table; by default sum.
+//   per_sample_weights: (N,), as in embedding_bag, and so for each table.
+//   padding_idx: (T) a row of each table that sum, count and max leave out; negative: none.
+//   sparse_tables: the tables whose gradients are sparse. Not of mode max.
+//
+// The gradient of a table that several features read is the sum over all their lookups, in the
+// order of indices, rounded once. Throws for a bad index, naming its feature.
+MYEMB_API at::Tensor embedding_bag_tables(
+    at::TensorList weights, const at::Tensor& indices, const at::Tensor& offsets,
+    at::OptionalIntArrayRef feature_tables = std::nullopt,
+    at::OptionalIntArrayRef modes = std::nullopt,
+    const std::optional<at::Tensor>& per_sample_weights = std::nullopt,
+    at::OptionalSymIntArrayRef padding_idx = std::nullopt, at::IntArrayRef sparse_tables = {});
+
+// The same with where the maxima of the features in mode max came from: (output, positions),
+// positions int64 (B, sum of their D) into indices, -1 where a bag is empty.
+MYEMB_API std::tuple<at::Tensor, at::Tensor> embedding_bag_tables_max(
+    at::TensorList weights, const at::Tensor& indices, const at::Tensor& offsets,
+    at::OptionalIntArrayRef feature_tables = std::nullopt,
+    at::OptionalIntArrayRef modes = std::nullopt,
+    const std::optional<at::Tensor>& per_sample_weights = std::nullopt,
+    at::OptionalSymIntArrayRef padding_idx = std::nullopt);
+
+// The gradients of embedding_bag_tables with respect to the tables in wanted_tables, in that order:
+// (V, D), or for one of sparse_tables the values (lookups of the table, D) as those of
+// embedding_bag_sparse_backward. Tables are given by their shapes and dtypes (at::ScalarType).
+// positions is given exactly if a feature is in mode max.
+MYEMB_API std::vector<at::Tensor> embedding_bag_tables_backward(
+    const at::Tensor& grad_output, const at::Tensor& indices, const at::Tensor& offsets,
+    const std::optional<at::Tensor>& positions, at::SymIntArrayRef num_weights,
+    at::SymIntArrayRef embedding_dims, at::IntArrayRef dtypes,
+    at::OptionalIntArrayRef feature_tables, at::OptionalIntArrayRef modes,
+    const std::optional<at::Tensor>& per_sample_weights, at::OptionalSymIntArrayRef padding_idx,
+    at::IntArrayRef sparse_tables, at::IntArrayRef wanted_tables);
+
+// The gradient of embedding_bag_tables with respect to per_sample_weights: (N,) in the accumulation
+// dtype.
+MYEMB_API at::Tensor embedding_bag_tables_per_sample_weights_backward(
+    const at::Tensor& grad_output, at::TensorList weights, const at::Tensor& indices,
+    const at::Tensor& offsets, const std::optional<at::Tensor>& positions,
+    at::OptionalIntArrayRef feature_tables, at::OptionalIntArrayRef modes,
+    at::OptionalSymIntArrayRef padding_idx);
+
 // The offsets of embedding_bag, (B,) or batches of them (*, B), as a new int64 tensor. Throws
 // c10::Error unless each begins at 0, does not decrease and ends within num_lookups, or with
 // include_last_offset at num_lookups.
@@ -144,6 +196,15 @@ MYEMB_API void check_embedding_bag(const at::Tensor& weight, const at::Tensor& i
                                    const std::optional<at::Tensor>& per_sample_weights,
                                    bool include_last_offset,
                                    std::optional<c10::SymInt> padding_idx);
+
+// The same for embedding_bag_tables, indices included.
+MYEMB_API void check_embedding_bag_tables(at::TensorList weights, const at::Tensor& indices,
+                                          const at::Tensor& offsets,
+                                          at::OptionalIntArrayRef feature_tables,
+                                          at::OptionalIntArrayRef modes,
+                                          const std::optional<at::Tensor>& per_sample_weights,
+                                          at::OptionalSymIntArrayRef padding_idx,
+                                          at::IntArrayRef sparse_tables);
 
 // Whether this library was built with CUDA kernels.
 MYEMB_API bool has_cuda();

@@ -42,6 +42,8 @@ struct UpdateOptions {
   Rounding rounding = Rounding::Nearest;
   uint64_t seed = 0;  // of stochastic rounding: its bits are a function of the seed, the step, the
   uint64_t step = 0;  // row and the column
+
+  bool operator==(const UpdateOptions&) const = default;
 };
 
 // "sgd", "adagrad", "row_wise_adagrad" or "adam"; "nearest", "stochastic" or "split". The functions
