@@ -18,6 +18,7 @@ from typing import Any
 import backward
 import calls
 import forward
+import steps
 import torch
 from fbgemm_gpu.split_embedding_configs import (  # type: ignore[import-not-found]
     EmbOptimType,
@@ -36,7 +37,11 @@ from torch import Tensor
 
 Call = Callable[[], Any]
 TYPES = {"fp32": SparseType.FP32, "fp16": SparseType.FP16}
-OPTIMIZERS = {"sgd": EmbOptimType.EXACT_SGD, "adagrad": EmbOptimType.EXACT_ADAGRAD}
+OPTIMIZERS = {
+    "sgd": EmbOptimType.EXACT_SGD,
+    "adagrad": EmbOptimType.EXACT_ADAGRAD,
+    "row_wise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+}
 
 
 def tables(inputs: Inputs, pooling: PoolingMode, optimizer: str = "sgd") -> Any:
@@ -47,8 +52,8 @@ def tables(inputs: Inputs, pooling: PoolingMode, optimizer: str = "sgd") -> Any:
         weights_precision=TYPES[shape.dtype],
         output_dtype=TYPES[shape.dtype],
         optimizer=OPTIMIZERS[optimizer],
-        learning_rate=backward.RATE,
-        eps=1e-10,
+        learning_rate=steps.RATE,
+        eps=steps.EPSILON,
         pooling_mode=pooling,
         device="cpu",
     )
@@ -96,24 +101,37 @@ def step_call(work: Any, inputs: Inputs) -> Call:
     return step
 
 
-def build(name: str, options: dict[str, Any], shape: dict[str, Any]) -> Call:
+KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (forward.Lookup, forward.Bag, backward.Backward, steps.Step, calls.SmallCall)
+}
+
+
+def build(work: Any, inputs: Inputs) -> Call:
     """Returns the call of a kind of work."""
-    kinds: dict[str, Any] = {
-        kind.__name__: kind
-        for kind in (forward.Lookup, forward.Bag, backward.Backward, backward.Step, calls.SmallCall)
-    }
-    work, inputs = kinds[name](**options), Inputs(Shape(**shape))
-    if isinstance(work, backward.Step):
+    if isinstance(work, steps.Step):
         return step_call(work, inputs)
     if isinstance(work, backward.Backward):
         return backward_call(inputs)
     return forward_call(work, inputs)
 
 
+def checked(work: Any, inputs: Inputs, call: Call) -> Tensor:
+    """Returns what is compared of the result of a call, or of some that follow each other."""
+    for _ in range(work.checked_call - 1):
+        call()
+    if not isinstance(work, steps.Step):
+        return sample(call())
+    found = sample(work.result(call(), inputs))
+    del inputs.weight
+    return found
+
+
 def main() -> None:
     """Answers until the pipe closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    work: Any = None
     call: Call | None = None
     prepared: dict[str, Any] = {}
     for line in sys.stdin:
@@ -121,12 +139,14 @@ def main() -> None:
         answer: dict[str, Any] = {}
         if "prepare" in request:
             torch.set_num_threads(request["threads"])
-            if request["prepare"] != prepared or prepared["name"] == "Step":  # steps change tables
+            if request["prepare"] != prepared or isinstance(work, steps.Step):  # it changes tables
                 call = None  # first the memory of the one before
                 prepared = request["prepare"]
-                call = build(**prepared)
+                work = KINDS[prepared["name"]](**prepared["options"])
+                inputs = Inputs(Shape(**prepared["shape"]))
+                call = build(work, inputs)
             assert call is not None
-            torch.save(sample(call()), request["result"])
+            torch.save(checked(work, inputs, call), request["result"])
         elif call is not None:
             answer["seconds"] = seconds_per_call(call, request["repeats"], request["keep"])
         answers.write(json.dumps(answer) + "\n")
