@@ -9,7 +9,7 @@ import targets
 from backward import Backward
 from calls import SmallCall
 from case import Case, K, M, named
-from cases_training import steps
+from cases_training import many_tables, steps
 from forward import Bag, Lookup, Renorm
 from inputs import Shape
 from targets import Target
@@ -258,8 +258,8 @@ def huge_pages() -> Iterator[Case]:
 
 def all_cases() -> list[Case]:
     """Returns every case, in the order of the report."""
-    families = (lookups, bags, dense_gradients, sparse_gradients, norms, steps, small_calls)
-    cases = [case for family in (*families, skewed, huge_pages) for case in family()]
+    families = (lookups, bags, dense_gradients, sparse_gradients, norms, steps, many_tables)
+    cases = [case for family in (*families, small_calls, skewed, huge_pages) for case in family()]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases have one name"
     missing = {case.like for case in cases if case.like} - set(names)

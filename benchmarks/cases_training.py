@@ -1,13 +1,16 @@
-"""The cases of whole training steps."""
+"""The cases of whole training steps, and of many tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import targets
-from case import Case, K, M, named
-from inputs import Shape
+from case import Case, K, M, count, named
+from inputs import Shape, lengths_to
 from steps import RULES, Step
+from tables import Tables, TablesStep
+from targets import Target
+from work import Work
 
 
 def steps() -> Iterator[Case]:
@@ -34,4 +37,25 @@ def steps() -> Iterator[Case]:
                 shape,
                 targets.STEP_SMALL,
                 quick=rule in ("sgd", "adam") and shape.rows == 4000,
+            )
+
+
+def many_tables() -> Iterator[Case]:
+    """26 tables of 2000 to 1M rows and widths of 16 to 128, about 1 GiB together."""
+
+    def case(kind: str, work: Work, bags: int, longest: int, target: Target, quick: bool) -> Case:
+        lookups = int(lengths_to(longest, bags).sum())
+        shape = Shape(M, 128, lookups, bags, longest=longest, tables=26)
+        lengths = "1" if longest == 1 else f"1..{longest}"
+        return Case(
+            "tables", f"tables {kind} B={count(bags)} L={lengths}", work, shape, target, quick
+        )
+
+    yield case("forward", Tables(), 2 * K, 20, targets.TABLES, quick=True)
+    yield case("forward", Tables(), 2 * K, 1, targets.TABLES_ONE, quick=True)
+    yield case("forward", Tables(), 128, 1, targets.TABLES_SMALL, quick=True)
+    for rule, target in targets.TABLES_STEP.items():
+        for longest in (20, 1):
+            yield case(
+                f"step {rule}", TablesStep(rule), 2 * K, longest, target, quick=longest == 20
             )

@@ -44,16 +44,38 @@ RULES = {
 }
 
 
-def optimizer_for(rule: str, module: torch.nn.Module, library: Library, sparse: bool) -> Any:
-    """Returns the library's optimizer of a module, fused into backward where the library can."""
+def optimizer_for(rule: str, tables: list[Tensor], library: Library, sparse: bool) -> Any:
+    """Returns the library's optimizer of tables, fused into backward where the library can."""
     names = RULES[rule]
     if library.fuse is None:
-        return getattr(library.optim, names.sparse if sparse else names.dense)(
-            module.parameters(), lr=RATE
-        )
-    optimizer = getattr(library.optim, names.name)(module.parameters(), lr=RATE)
-    library.fuse(optimizer, module)
+        return getattr(library.optim, names.sparse if sparse else names.dense)(tables, lr=RATE)
+    optimizer = getattr(library.optim, names.name)(tables, lr=RATE)
+    library.fuse(optimizer, tables)
     return optimizer
+
+
+def changes(weight: Tensor, inputs: Inputs) -> Tensor:
+    """Returns what has become of the table of inputs, in learning rates.
+
+    First the largest change of a row that is not looked up, then the rows that are.
+    """
+    change = (weight.detach() - inputs.weight) / RATE
+    looked_up = change[inputs.distinct]
+    change[inputs.distinct] = 0
+    return torch.cat([change.abs().max().view(1), looked_up.flatten()])
+
+
+def changes_by_row_wise_adagrad(inputs: Inputs, bag: bool, count: int) -> Tensor:
+    """Returns the same after so many steps of its formula in float64."""
+    rows, place = inputs.indices.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    gradient = inputs.gradient.double()
+    sums = torch.zeros(len(rows), inputs.shape.width, dtype=torch.float64)
+    sums.index_add_(0, place, gradient[inputs.bag_of] if bag else gradient)
+    squares = sums.square().mean(1, keepdim=True)
+    factor = torch.zeros_like(squares)
+    for step in range(1, count + 1):
+        factor += 1 / ((step * squares).sqrt() + EPSILON)
+    return torch.cat([factor.new_zeros(1), (-sums * factor).flatten()])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +108,7 @@ class Step(Work):
         else:
             module = modules.Embedding.from_pretrained(inputs.weight.clone(), **options)
             arguments = (inputs.indices,)
-        optimizer = optimizer_for(self.optimizer, module, library, self.sparse)
+        optimizer = optimizer_for(self.optimizer, [module.weight], library, self.sparse)
 
         def step() -> Tensor:
             optimizer.zero_grad()
@@ -110,18 +132,10 @@ class Step(Work):
         return through + 2 * len(inputs.distinct) * updated
 
     def formula(self, inputs: Inputs) -> Tensor | None:
-        """Row-wise Adagrad in float64."""
+        """See Work."""
         if self.optimizer != "row_wise_adagrad":
             return None
-        rows, place = inputs.indices.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        gradient = inputs.gradient.double()
-        sums = torch.zeros(len(rows), inputs.shape.width, dtype=torch.float64)
-        sums.index_add_(0, place, gradient[inputs.bag_of] if self.bag else gradient)
-        squares = sums.square().mean(1, keepdim=True)
-        factor = torch.zeros_like(squares)
-        for step in range(1, self.checked_call + 1):
-            factor += 1 / ((step * squares).sqrt() + EPSILON)
-        return self._changes(-sums * factor, factor.new_zeros(()))
+        return changes_by_row_wise_adagrad(inputs, self.bag, self.checked_call)
 
     def limits(self, inputs: Inputs, loops: Any) -> Limits:
         """See Work."""
@@ -160,12 +174,5 @@ class Step(Work):
         return self.optimizer != "adam" and inputs.shape.dtype == "fp32"
 
     def result(self, returned: Any, inputs: Inputs) -> Tensor:
-        """What has become of a table of ``inputs``, in learning rates."""
-        change = (returned.detach() - inputs.weight) / RATE
-        looked_up = change[inputs.distinct]
-        change[inputs.distinct] = 0
-        return self._changes(looked_up, change.abs().max())
-
-    @staticmethod
-    def _changes(looked_up: Tensor, elsewhere: Tensor) -> Tensor:
-        return torch.cat([elsewhere.view(1).to(looked_up.dtype), looked_up.flatten()])
+        """See Work."""
+        return changes(returned, inputs)

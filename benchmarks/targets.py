@@ -70,6 +70,13 @@ STEP_BAG = {
     "adam": Target("step, Adam, bags", 4.0, 0.75, Against.SORT),
 }
 STEP_SMALL = Target("step, small table", None, None, Against.SORT, dense=3)
+TABLES = Target("26 tables, bags of 1 to 20", 1.07, None, fbgemm=1.7)
+TABLES_ONE = Target("26 tables, bags of 1", 2.4, None, fbgemm=3)
+TABLES_SMALL = Target("26 tables, 128 bags of 1", 7.0, None)
+TABLES_STEP = {
+    "sgd": Target("26 tables, SGD", 3.5, None, Against.SORT, fbgemm=4),
+    "row_wise_adagrad": Target("26 tables, row-wise Adagrad", 9.0, None, Against.SORT, fbgemm=4),
+}
 UNRANKED = Target("no target", None, None)
 
 SCALING = 1.7  # two threads against one, where more than SCALING_BYTES move

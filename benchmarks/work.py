@@ -24,7 +24,9 @@ class Library:
         coalesce: Joins the entries of a sparse gradient.
         optim: The module with the optimizers.
         huge_pages: Moves a table to huge pages, or ``None`` if it cannot.
-        fuse: Lets an optimizer update the tables of a module during backward, or ``None``.
+        fuse: Lets an optimizer update tables during backward, or ``None``.
+        tables: Bags of many tables in one call, from the tables and all lookups and offsets, or
+            ``None``.
     """
 
     functional: Any
@@ -32,7 +34,8 @@ class Library:
     coalesce: Callable[[Tensor], Tensor]
     optim: Any
     huge_pages: Callable[[Tensor], object] | None = None
-    fuse: Callable[[Any, torch.nn.Module], object] | None = None
+    fuse: Callable[[Any, list[Tensor]], object] | None = None
+    tables: Callable[[list[Tensor], Tensor, Tensor], Tensor] | None = None
 
 
 TORCH = Library(torch.nn.functional, torch.nn, torch.Tensor.coalesce, torch.optim)
