@@ -13,7 +13,7 @@ from torch import Tensor
 from work import Call, Groups, Library, Limits, Work
 
 RATE = 0.01  # of learning
-EPSILON = 1e-10  # of Adagrad
+EPSILON = 1e-10  # of Adagrad; and of Adam, so small that it does not matter where it is added
 BETAS = (0.9, 0.999)  # of Adam
 
 
@@ -47,9 +47,10 @@ RULES = {
 def optimizer_for(rule: str, tables: list[Tensor], library: Library, sparse: bool) -> Any:
     """Returns the library's optimizer of tables, fused into backward where the library can."""
     names = RULES[rule]
+    options = {"lr": RATE} if rule == "sgd" else {"lr": RATE, "eps": EPSILON}
     if library.fuse is None:
-        return getattr(library.optim, names.sparse if sparse else names.dense)(tables, lr=RATE)
-    optimizer = getattr(library.optim, names.name)(tables, lr=RATE)
+        return getattr(library.optim, names.sparse if sparse else names.dense)(tables, **options)
+    optimizer = getattr(library.optim, names.name)(tables, **options)
     library.fuse(optimizer, tables)
     return optimizer
 

@@ -7,6 +7,8 @@
 
 namespace limit {
 
+constexpr float kEpsilon = 1e-10f;
+
 inline bool is_update(Sink sink) { return sink >= Sink::kSgd; }
 
 inline Floats root(Floats x) {
@@ -28,8 +30,8 @@ inline void prefetch_updated(const Reduction& a, int64_t segment) {
   if (a.sink == Sink::kRowWiseAdagrad) __builtin_prefetch(a.states[0] + row);
 }
 
-// state += mean of the sums' squares; weight -= rate * sum / (sqrt(state) + 1e-10). What the factor
-// of a row is, its last block says: the sums of those before wait.
+// state += mean of the sums' squares; weight -= rate * sum / (sqrt(state) + epsilon). What the
+// factor of a row is, its last block says: the sums of those before wait.
 template <int NV>
 void update_row_wise(const Reduction& a, int64_t row, Columns<Float, NV> columns,
                      const Floats* sum) {
@@ -48,7 +50,7 @@ void update_row_wise(const Reduction& a, int64_t row, Columns<Float, NV> columns
   float all = 0;
   for (int lane = 0; lane < kLanes<Float>; ++lane) all += squares[lane];
   const float state = a.states[0][row] += all / static_cast<float>(a.width);
-  const float factor = a.rate / (std::sqrt(state) + 1e-10f);
+  const float factor = a.rate / (std::sqrt(state) + kEpsilon);
   float* const weight = reinterpret_cast<float*>(a.out) + row * a.width;
   for (int64_t d = 0; d < columns.first; d += kLanes<Float>) {
     store(weight + d, load<Floats>(weight + d) - load<Floats>(waiting + d) * factor);
@@ -75,7 +77,7 @@ void update(const Reduction& a, int64_t row, Columns<Float, NV> columns, const F
       float* const state = a.states[0] + start + d;
       const Floats squares = load<Floats>(state) + sum[v] * sum[v];
       store(state, squares);
-      step /= root(squares) + 1e-10f;
+      step /= root(squares) + kEpsilon;
     } else if (sink == Sink::kAdam) {
       float* const first = a.states[0] + start + d;
       float* const second = a.states[1] + start + d;
@@ -83,7 +85,7 @@ void update(const Reduction& a, int64_t row, Columns<Float, NV> columns, const F
       const Floats squares = load<Floats>(second) * 0.999f + sum[v] * sum[v] * (1 - 0.999f);
       store(first, step);
       store(second, squares);
-      step /= root(squares) + 1e-8f;
+      step /= root(squares) + kEpsilon;
     }
     store(weight + d, load<Floats>(weight + d) - rate * step);
   }
