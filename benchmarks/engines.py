@@ -34,7 +34,6 @@ MYEMB = Library(
     myemb.optim,
     huge_pages=myemb.huge_pages_,
     fuse=myemb.optim.fuse_in_backward,
-    tables=getattr(torch.ops.myemb, "embedding_bag_tables", None),
 )
 
 TUNING_SECONDS = 3e-4  # of a sample while the limit's fastest way is looked for...

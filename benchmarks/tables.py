@@ -25,33 +25,28 @@ def gradient_of(inputs: Inputs) -> Tensor:
     return torch.cat([table.gradient for table in inputs.tables], 1)
 
 
+def bags_of(weights: list[Tensor], inputs: Inputs, library: Library) -> Call:
+    """Returns the call on these tables: one where the library can, otherwise one for each."""
+    functional = library.functional
+    options = {"mode": "sum", "sparse": True}  # gradients, where they are stored
+    if hasattr(functional, "embedding_bag_tables"):
+        in_one_call, (indices, offsets) = functional.embedding_bag_tables, joined(inputs)
+        return lambda: in_one_call(indices, weights, offsets, **options)
+    embedding_bag = functional.embedding_bag
+    calls = [
+        (table.indices, weight, table.offsets[:-1].clone())
+        for table, weight in zip(inputs.tables, weights, strict=True)
+    ]
+    return lambda: torch.cat([embedding_bag(*call, **options) for call in calls], 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Tables(Work):
-    """The sums of the bags of each table, going forward: one call, or as many as there are tables.
-
-    Attributes:
-        sparse: Where gradients are stored, they are sparse.
-    """
-
-    sparse: bool = True
+    """The sums of the bags of each table, side by side, going forward."""
 
     def call(self, inputs: Inputs, library: Library) -> Call:
         """See Work."""
-        return self.bags([table.weight for table in inputs.tables], inputs, library)
-
-    def bags(self, weights: list[Tensor], inputs: Inputs, library: Library) -> Call:
-        """Returns the call on these tables."""
-        if library.tables is not None:
-            in_one_call, where = library.tables, joined(inputs)
-            return lambda: in_one_call(weights, *where)
-        embedding_bag, sparse = library.functional.embedding_bag, self.sparse
-        calls = [
-            (table.indices, weight, table.offsets[:-1].clone())
-            for table, weight in zip(inputs.tables, weights, strict=True)
-        ]
-        return lambda: torch.cat(
-            [embedding_bag(*call, mode="sum", sparse=sparse) for call in calls], 1
-        )
+        return bags_of([table.weight for table in inputs.tables], inputs, library)
 
     def moved(self, inputs: Inputs) -> int:
         """See Work."""
@@ -87,7 +82,7 @@ class TablesStep(Work):
         """See Work."""
         weights = [table.weight.clone().requires_grad_() for table in inputs.tables]
         optimizer = optimizer_for(self.optimizer, weights, library, sparse=True)
-        forward, gradient = Tables().bags(weights, inputs, library), gradient_of(inputs)
+        forward, gradient = bags_of(weights, inputs, library), gradient_of(inputs)
 
         def step() -> list[Tensor]:
             optimizer.zero_grad()

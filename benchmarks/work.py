@@ -25,8 +25,6 @@ class Library:
         optim: The module with the optimizers.
         huge_pages: Moves a table to huge pages, or ``None`` if it cannot.
         fuse: Lets an optimizer update tables during backward, or ``None``.
-        tables: Bags of many tables in one call, from the tables and all lookups and offsets, or
-            ``None``.
     """
 
     functional: Any
@@ -35,7 +33,6 @@ class Library:
     optim: Any
     huge_pages: Callable[[Tensor], object] | None = None
     fuse: Callable[[Any, list[Tensor]], object] | None = None
-    tables: Callable[[list[Tensor], Tensor, Tensor], Tensor] | None = None
 
 
 TORCH = Library(torch.nn.functional, torch.nn, torch.Tensor.coalesce, torch.optim)

@@ -7,7 +7,7 @@
 
 namespace limit {
 
-constexpr float kEpsilon = 1e-10f;
+constexpr float kEpsilon = 1e-15f;
 
 inline bool is_update(Sink sink) { return sink >= Sink::kSgd; }
 
