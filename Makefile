@@ -30,7 +30,8 @@ say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 log = 2>&1 | tee build/$@.log
 
 .PHONY: help venv build demo demo-languages test test-cpp test-python test-sass test-install test-cuda
-.PHONY: sanitize-cuda time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions bench-cuda-model
+.PHONY: sanitize-cuda time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions
+.PHONY: bench-memory bench-cuda-model
 .PHONY: lint tidy format wheel lock clean
 
 help: ## List these commands
@@ -133,6 +134,10 @@ bench-instructions: build ## Count the instructions of a lookup with callgrind (
 	$(call say,Instructions per lookup)
 	python benchmarks/instructions.py $(ARGS)
 
+bench-memory: build ## Measure the memory that a training step takes (2 minutes)
+	$(call say,Memory of training steps)
+	python benchmarks/memory.py $(ARGS)
+
 bench-cuda-model: build ## Count what the CUDA kernels move and issue against what they have to
 	$(call say,Traffic of the CUDA kernels on the simulator)
 	python benchmarks/cuda_model.py $(ARGS) $(log)
@@ -142,7 +147,7 @@ lint: $(VENV_STAMP) ## Check format, style and types
 	ruff check
 	ruff format --check
 	mypy python examples
-	mypy benchmarks/bench.py benchmarks/fbgemm_worker.py benchmarks/instructions.py
+	mypy benchmarks/{bench,fbgemm_worker,instructions,memory}.py
 	@echo clang-format --dry-run -Werror
 	@clang-format --dry-run -Werror $(CXX_FILES)
 

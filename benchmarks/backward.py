@@ -1,4 +1,4 @@
-"""Gradients of lookups and bags, and whole training steps."""
+"""Gradients of lookups and bags."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ import torch
 from inputs import Inputs
 from torch import Tensor
 from work import Call, Groups, Library, Limits, Work, factors_of_accumulator
-
-RATE = 0.01  # of learning
-
-OPTIMIZERS: dict[str, Any] = {
-    "sgd": torch.optim.SGD,
-    "adagrad": torch.optim.Adagrad,
-    "adam": torch.optim.SparseAdam,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +86,7 @@ class Backward(Work):
 
         def into(out: Tensor, tuning: Any) -> Tensor:
             where = groups.distinct, groups.borders
-            loops.reduce_groups(gradient, sources, factors, *where, sink, out, 0, None, tuning)
+            loops.reduce_groups(gradient, sources, factors, *where, sink, out, tuning)
             return out
 
         def sorted_first(tuning: Any) -> Tensor:
@@ -150,75 +142,3 @@ class Backward(Work):
         if self.layout == "sparse" and returned.is_sparse:
             return returned._values()
         return returned
-
-
-@dataclasses.dataclass(frozen=True)
-class Step(Work):
-    """Forward, backward and the optimizer.
-
-    Attributes:
-        optimizer: A key of ``OPTIMIZERS``.
-        bag: Bags of sums instead of lookups.
-        sparse: With sparse gradients.
-    """
-
-    optimizer: str = "sgd"
-    bag: bool = False
-    sparse: bool = True
-
-    def call(self, inputs: Inputs, library: Library) -> Call:
-        """See Work."""
-        modules = library.nn
-        options: dict[str, Any] = {"freeze": False, "sparse": self.sparse}
-        if self.bag:
-            module = modules.EmbeddingBag.from_pretrained(
-                inputs.weight.clone(), mode="sum", **options
-            )
-            arguments: tuple[Tensor, ...] = (inputs.indices, inputs.offsets[:-1].clone())
-        else:
-            module = modules.Embedding.from_pretrained(inputs.weight.clone(), **options)
-            arguments = (inputs.indices,)
-        optimizer = OPTIMIZERS[self.optimizer](module.parameters(), lr=RATE)
-
-        def step() -> Tensor:
-            optimizer.zero_grad()
-            module(*arguments).backward(inputs.gradient)
-            optimizer.step()
-            weight: Tensor = module.weight
-            return weight
-
-        return step
-
-    def moved(self, inputs: Inputs) -> int:
-        """Rows are read going forward, and read and written with their state for the update."""
-        shape, row = inputs.shape, inputs.shape.row_bytes
-        states = {"sgd": 0, "adagrad": 1, "adam": 2}[self.optimizer]
-        through = shape.lookups * (row + 8) + 2 * (shape.bags or shape.lookups) * row
-        return through + 2 * len(inputs.distinct) * row * (1 + states)
-
-    def limits(self, inputs: Inputs, loops: Any) -> Limits:
-        """See Work."""
-        if self.optimizer == "adam":
-            return {}
-        weight, groups = inputs.weight.clone(), Groups(inputs, inputs.indices, loops)
-        state = torch.zeros_like(weight) if self.optimizer == "adagrad" else None
-        sink = loops.Sink.SGD if state is None else loops.Sink.ADAGRAD
-        sources, _ = Backward(bag="sum" if self.bag else None).sources(inputs, groups)
-        gradient, out = inputs.gradient, torch.zeros_like(inputs.gradient)
-
-        def step(tuning: Any) -> Tensor:
-            groups.sort(tuning)
-            if self.bag:
-                where = inputs.indices, inputs.offsets
-                loops.reduce_bags(weight, *where, None, False, -1, out, tuning)
-            else:
-                loops.gather(weight, inputs.indices, out, tuning)
-            rows = groups.distinct, groups.borders
-            loops.reduce_groups(gradient, sources, None, *rows, sink, weight, RATE, state, tuning)
-            return weight
-
-        return {"lim+sort": step}
-
-    def has_fbgemm(self, inputs: Inputs) -> bool:
-        """See Work."""
-        return self.optimizer != "adam" and inputs.shape.dtype == "fp32"

@@ -21,7 +21,8 @@ from typing import Any
 import machine
 import plots
 import report
-from cases import Case, all_cases
+from case import Case
+from cases import all_cases
 from engines import Reference, WrongResultError, engines_for, limit_loops, start_worker
 from fbgemm import UnavailableError, Worker
 from inputs import Inputs

@@ -6,58 +6,16 @@ import dataclasses
 from collections.abc import Iterator
 
 import targets
-from backward import Backward, Step
+from backward import Backward
 from calls import SmallCall
+from case import Case, K, M, named
+from cases_training import many_tables, steps
 from forward import Bag, Lookup, Renorm
 from inputs import Shape
 from targets import Target
 from work import Work
 
-K, M = 1024, 1_000_000
 BIG_OUTPUT = 32 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One line of the report.
-
-    Attributes:
-        family: Cases that are reported and drawn together.
-        name: Unique, and what ``--case`` searches.
-        work, shape: What is done, to what.
-        target: What it has to reach.
-        quick: ``make bench`` runs it.
-        fresh: Results are kept while the clock runs, so that each lies in fresh memory.
-        series: Cases of one series differ in the size of the table: they are drawn as a line.
-        like: The name of the case whose GB/s this one has to come near.
-    """
-
-    family: str
-    name: str
-    work: Work
-    shape: Shape
-    target: Target = targets.UNRANKED
-    quick: bool = False
-    fresh: bool = False
-    series: str = ""
-    like: str = ""
-
-
-def count(number: int) -> str:
-    """Returns a number as names have it: 64Ki, 1M, 10k."""
-    for unit, suffix in ((10**6, "M"), (K, "Ki"), (10**3, "k")):
-        if number % unit == 0:
-            return f"{number // unit}{suffix}"
-    return str(number)
-
-
-def named(shape: Shape) -> str:
-    """Returns the part of a name that says the shape."""
-    bags = f" B={count(shape.bags)}" if shape.bags else ""
-    kind = f"{shape.distribution}{' ragged' if shape.ragged else ''}"
-    return (
-        f"N={count(shape.rows)} D={shape.width} n={count(shape.lookups)}{bags} {shape.dtype} {kind}"
-    )
 
 
 def lookups() -> Iterator[Case]:
@@ -249,18 +207,6 @@ def norms() -> Iterator[Case]:
             yield Case("max_norm", name, work, inputs, targets.MAX_NORM, quick)
 
 
-def steps() -> Iterator[Case]:
-    """Whole training steps; what they have to reach comes with fused optimizers."""
-    for shape in (Shape(M, 64, 64 * K), Shape(50_000, 768, 8 * K), Shape(M, 64, 80 * K, 4 * K)):
-        bag = shape.bags > 0
-        works = [Step(optimizer, bag) for optimizer in ("sgd", "adagrad", "adam")]
-        for work in (*works, Step("sgd", bag, sparse=False)):
-            layout = "sparse" if work.sparse else "dense"
-            name = f"step {work.optimizer} {layout}{' bag' if bag else ''} {named(shape)}"
-            quick = work.optimizer == "sgd" and work.sparse and shape.width == 64
-            yield Case("training step", name, work, shape, quick=quick)
-
-
 def small_calls() -> Iterator[Case]:
     """Calls of 1 to 32 indices."""
     ranked = {
@@ -312,8 +258,8 @@ def huge_pages() -> Iterator[Case]:
 
 def all_cases() -> list[Case]:
     """Returns every case, in the order of the report."""
-    families = (lookups, bags, dense_gradients, sparse_gradients, norms, steps, small_calls)
-    cases = [case for family in (*families, skewed, huge_pages) for case in family()]
+    families = (lookups, bags, dense_gradients, sparse_gradients, norms, steps, many_tables)
+    cases = [case for family in (*families, small_calls, skewed, huge_pages) for case in family()]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases have one name"
     missing = {case.like for case in cases if case.like} - set(names)

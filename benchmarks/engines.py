@@ -13,20 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import Case
+from case import Case
 from fbgemm import Fbgemm, UnavailableError, Worker
 from inputs import Inputs, sample
 from timing import Engine, seconds_per_call
 from torch import Tensor
-from work import TORCH, Library
+from work import TORCH, Call, Library
 
 import myemb
+import myemb.optim
 
 HERE = Path(__file__).resolve().parent
 BUILT = HERE.parent / "build" / "bench" / "limit"
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-Wall", "-Wno-maybe-uninitialized"]
 
-MYEMB = Library(myemb.functional, myemb.nn, myemb.functional.coalesce, myemb.huge_pages_)
+MYEMB = Library(
+    myemb.functional,
+    myemb.nn,
+    myemb.functional.coalesce,
+    myemb.optim,
+    huge_pages=myemb.huge_pages_,
+    fuse=myemb.optim.fuse_in_backward,
+)
 
 TUNING_SECONDS = 3e-4  # of a sample while the limit's fastest way is looked for...
 LONG_SECONDS = 5e-3  # ...unless a call takes so long that one is enough
@@ -89,16 +97,22 @@ def limit_loops() -> Any:
 
 
 class Reference:
-    """What PyTorch says the result is."""
+    """What the result is: PyTorch says so, or a formula where it has no such operation."""
 
     def __init__(self, case: Case, inputs: Inputs) -> None:
         exact = inputs.exact()
         self._case, self._inputs = case, inputs
-        self._expected = self.sample_of(case.work.call(exact, TORCH)())
+        formula = case.work.formula(exact)
+        self.is_torch = formula is None
+        call = case.work.call(exact, TORCH)
+        self._expected = self.sample_of(call) if formula is None else sample(formula)
 
-    def sample_of(self, returned: Any) -> Tensor:
-        """Returns what is compared of what a call returned."""
-        return sample(self._case.work.result(returned, self._inputs))
+    def sample_of(self, call: Call) -> Tensor:
+        """Returns what is compared of the result of new tensors' calls."""
+        work = self._case.work
+        for _ in range(work.checked_call - 1):
+            call()
+        return sample(work.result(call(), self._inputs))
 
     def check(self, name: str, found: Tensor) -> None:
         """Compares.
@@ -113,7 +127,8 @@ class Reference:
             found = found.view_as(expected)
             if torch.allclose(found, expected, rtol=relative, atol=absolute * max(1.0, scale)):
                 return
-        raise WrongResultError(f"{name}: the result is not that of PyTorch")
+        source = "that of PyTorch" if self.is_torch else "what the formula says"
+        raise WrongResultError(f"{name}: the result is not {source}")
 
 
 def tuned(name: str, run: Callable[[Any], Any], threads: int, keep: bool) -> Local:
@@ -138,7 +153,7 @@ def limits(case: Case, inputs: Inputs, reference: Reference, threads: int) -> It
         return
     plain = loops.Tuning(0, False, threads)
     for name, run in case.work.limits(inputs, loops).items():
-        reference.check(name, reference.sample_of(run(plain)))
+        reference.check(name, reference.sample_of(functools.partial(run, plain)))
         yield tuned(name, run, threads, case.fresh)
 
 
@@ -152,9 +167,12 @@ def engines_for(
     """
     torch.set_num_threads(threads)
     engines: list[Engine] = [Local("torch", case.work.call(inputs, TORCH))]
-    call = case.work.call(inputs, MYEMB)
-    reference.check("myemb", reference.sample_of(call()))
-    engines.append(Local("myemb", call))
+    others = {name: work.call(inputs, TORCH) for name, work in case.work.rivals().items()}
+    others["myemb"] = case.work.call(inputs, MYEMB)
+    for name, call in others.items():
+        if name == "myemb" or reference.is_torch:
+            reference.check(name, reference.sample_of(call))
+        engines.append(Local(name, call))
     engines.extend(limits(case, inputs, reference, threads))
     if worker is not None and case.work.has_fbgemm(inputs):
         fbgemm = Fbgemm(worker, case, threads)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import Case
+from case import Case
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent

@@ -11,10 +11,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 1_000_003  # random numbers that fill a table again and again; prime: no two rows alike
 SAMPLE = 1_000_000  # elements of a result that are compared
+LEAST_ROWS = 2000  # of the smallest of many tables
+STRIDE = 7  # the order of the sizes of many tables; coprime to their number
 
 DTYPES = {
     "fp64": torch.float64,
@@ -35,6 +38,8 @@ class Shape:
         dtype: Of the table: a key of ``DTYPES``.
         distribution: ``"uniform"``, ``"zipf"`` with an exponent behind it, or ``"one"`` row.
         ragged: Bags of random lengths instead of equal ones.
+        longest: Bags of 1 to so many lookups, as often of each length; 0: as the others say.
+        tables: So many of mixed sizes and widths instead of one; `Inputs.tables` are theirs.
     """
 
     rows: int
@@ -44,11 +49,28 @@ class Shape:
     dtype: str = "fp32"
     distribution: str = "uniform"
     ragged: bool = False
+    longest: int = 0
+    tables: int = 0
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row of the table."""
         return self.width * DTYPES[self.dtype].itemsize
+
+
+def lengths_to(longest: int, bags: int) -> NDArray[np.int64]:
+    """Returns the lengths of bags, from 1 to the longest."""
+    return np.arange(bags, dtype=np.int64) % longest + 1
+
+
+def table_sizes(shape: Shape) -> list[tuple[int, int]]:
+    """Returns rows and width of each table: some narrow, some wide, and of sizes far apart.
+
+    The logarithms of the rows are evenly spread, up to the rows and the width of the shape.
+    """
+    steps = [t * STRIDE % shape.tables / (shape.tables - 1) for t in range(shape.tables)]
+    rows = [round(LEAST_ROWS * (shape.rows / LEAST_ROWS) ** step) for step in steps]
+    return [(count, shape.width >> t % 4) for t, count in enumerate(rows)]
 
 
 class Inputs:
@@ -102,8 +124,11 @@ class Inputs:
     def offsets(self) -> Tensor:
         """Where bags begin, and behind the last one the number of lookups."""
         bags, count = self.shape.bags or self.shape.lookups, self.shape.lookups
+        _ = self.indices  # random numbers are drawn in one order
+        if self.shape.longest:
+            lengths = self._random.permutation(lengths_to(self.shape.longest, bags))
+            return torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))
         if self.shape.ragged:
-            _ = self.indices  # random numbers are drawn in one order
             inner = np.sort(self._random.integers(0, count + 1, bags - 1))
             return torch.from_numpy(np.concatenate([[0], inner, [count]]).astype(np.int64))
         return torch.arange(bags + 1) * (count // bags)
@@ -133,6 +158,14 @@ class Inputs:
         """The rows that are looked up, ascending."""
         distinct: Tensor = self.indices.unique()  # type: ignore[no-untyped-call]
         return distinct
+
+    @cached_property
+    def tables(self) -> list[Inputs]:
+        """The tensors of each table, and of its bags."""
+        return [
+            Inputs(dataclasses.replace(self.shape, rows=rows, width=width, tables=0), self.dtype)
+            for rows, width in table_sizes(self.shape)
+        ]
 
     @property
     def table_bytes(self) -> int:

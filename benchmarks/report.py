@@ -11,7 +11,7 @@ from rich.table import Table
 from targets import UNRANKED
 from timing import Spread
 
-ENGINES = ("torch", "fbgemm", "limit", "lim+huge", "lim+sort", "lim+typed", "myemb")
+ENGINES = ("torch", "torch dense", "fbgemm", "limit", "lim+huge", "lim+sort", "lim+typed", "myemb")
 MOST_SPREAD = 0.1  # the middle half of the samples, as a part of the median, before it is flagged
 
 
@@ -49,7 +49,8 @@ def family_table(results: Results, family: str) -> Table:
     shown = [name for name in ENGINES if any(name in result.times for result in mine)]
     for column in (*shown, "±", "GB/s"):
         table.add_column(column, justify="right", no_wrap=True)
-    for column in ("x torch", "x FBGEMM", "of limit", "x 1t"):
+    has_dense = "torch dense" in shown
+    for column in ("x torch", *(["x dense"] * has_dense), "x FBGEMM", "of limit", "x 1t"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("target")
     for result in mine:
@@ -62,6 +63,7 @@ def family_table(results: Results, family: str) -> Table:
             f"[yellow]{spread:.0%}[/]" if spread > MOST_SPREAD else f"{spread:.0%}",
             f"{result.gigabytes:.1f}",
             _ratio(result.speedup("torch")),
+            *([_ratio(result.speedup("torch dense"))] * has_dense),
             _ratio(result.speedup("fbgemm")),
             _ratio(result.of_limit),
             _ratio(results.scaling(result)),
@@ -86,7 +88,8 @@ def summary(results: Results) -> Table:
         met = sum(not results.misses(result) for result in mine)
         mean = geometric_mean(speedups)
         enough = target.mean is None or not speedups or mean >= target.mean
-        wanted = f"{target.torch:g}" + (f", mean {target.mean:g}" if target.mean else "")
+        ratios = (("", target.torch), ("mean ", target.mean), ("dense ", target.dense))
+        wanted = ", ".join(f"{words}{ratio:g}" for words, ratio in ratios if ratio is not None)
         table.add_row(
             target.name,
             f"[{'green' if met == len(mine) else 'red'}]{met} of {len(mine)}[/]",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import targets
-from cases import Case
+from case import Case
 from machine import Load
 from targets import Target
 from timing import Spread
@@ -83,6 +83,7 @@ class Result:
 
         if self.threads == JUDGED_THREADS:
             compare("x torch", self.target.torch, self.speedup("torch"))
+            compare("x torch dense", self.target.dense, self.speedup("torch dense"))
             compare("x FBGEMM", self.target.fbgemm, self.speedup("fbgemm"))
         compare(f"of {self.limit}", self.target.limit, self.of_limit)
         return found
@@ -97,6 +98,7 @@ class Result:
             "bytes": self.moved,
             "gb_per_s": round(self.gigabytes, 3),
             "x_torch": self.speedup("torch"),
+            "x_torch_dense": self.speedup("torch dense"),
             "x_fbgemm": self.speedup("fbgemm"),
             "of_limit": self.of_limit,
             "limit": self.limit,

@@ -1,8 +1,9 @@
 """What each kind of work has to reach: ratios of medians in one run.
 
-``torch`` and ``fbgemm`` are speed-ups at two threads, ``limit`` the part of the limit's speed at
-any number of threads. They hold for each case; ``mean`` is the geometric mean of the speed-ups over
-torch that all cases of the target have to reach together.
+``torch``, ``dense`` (PyTorch with dense gradients) and ``fbgemm`` are speed-ups at two threads,
+``limit`` the part of the limit's speed at any number of threads. They hold for each case; ``mean``
+is the geometric mean of the speed-ups over torch that all cases of the target have to reach
+together.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Target:
     against: Against = Against.REUSED
     fbgemm: float | None = None
     mean: float | None = None
+    dense: float | None = None
 
 
 LOOKUP = Target("lookup, output < 32 MiB", 1.0, 0.9, mean=1.15)
@@ -55,6 +57,26 @@ CALL_GRAD = Target("one call, with grad", 2.0, 0.87)
 CALL_BAG_GRAD = Target("one call, bag with grad", 2.0, 0.87)
 PAGES_LOOKUP = Target("lookup from a table in huge pages", 1.2, None)
 PAGES_BAG = Target("bag from a table in huge pages", 1.4, None)
+STEP = {
+    "sgd": Target("step, SGD", 1.25, 0.75, Against.SORT, fbgemm=2, dense=14),
+    "adagrad": Target("step, Adagrad", 2.2, 0.75, Against.SORT, fbgemm=3),
+    "row_wise_adagrad": Target("step, row-wise Adagrad", 2.9, 0.75, Against.SORT, fbgemm=8),
+    "adam": Target("step, Adam", 3.0, 0.75, Against.SORT),
+}
+STEP_BAG = {
+    "sgd": Target("step, SGD, bags", 2.4, 0.75, Against.SORT, fbgemm=2.4),
+    "adagrad": Target("step, Adagrad, bags", 5.0, 0.75, Against.SORT, fbgemm=4),
+    "row_wise_adagrad": Target("step, row-wise Adagrad, bags", 7.0, 0.75, Against.SORT, fbgemm=8),
+    "adam": Target("step, Adam, bags", 4.0, 0.75, Against.SORT),
+}
+STEP_SMALL = Target("step, small table", None, None, Against.SORT, dense=3)
+TABLES = Target("26 tables, bags of 1 to 20", 1.07, None, fbgemm=1.7)
+TABLES_ONE = Target("26 tables, bags of 1", 2.4, None, fbgemm=3)
+TABLES_SMALL = Target("26 tables, 128 bags of 1", 7.0, None)
+TABLES_STEP = {
+    "sgd": Target("26 tables, SGD", 3.5, None, Against.SORT, fbgemm=4),
+    "row_wise_adagrad": Target("26 tables, row-wise Adagrad", 9.0, None, Against.SORT, fbgemm=4),
+}
 UNRANKED = Target("no target", None, None)
 
 SCALING = 1.7  # two threads against one, where more than SCALING_BYTES move

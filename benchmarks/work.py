@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from inputs import Inputs
@@ -22,24 +22,42 @@ class Library:
     Attributes:
         functional, nn: The modules of that name.
         coalesce: Joins the entries of a sparse gradient.
+        optim: The module with the optimizers.
         huge_pages: Moves a table to huge pages, or ``None`` if it cannot.
+        fuse: Lets an optimizer update tables during backward, or ``None``.
     """
 
     functional: Any
     nn: Any
     coalesce: Callable[[Tensor], Tensor]
+    optim: Any
     huge_pages: Callable[[Tensor], object] | None = None
+    fuse: Callable[[Any, list[Tensor]], object] | None = None
 
 
-TORCH = Library(torch.nn.functional, torch.nn, torch.Tensor.coalesce)
+TORCH = Library(torch.nn.functional, torch.nn, torch.Tensor.coalesce, torch.optim)
 
 
 class Work(ABC):
-    """One kind of work; subclasses are frozen dataclasses of its options."""
+    """One kind of work; subclasses are frozen dataclasses of its options.
+
+    Attributes:
+        checked_call: Of an engine's calls the one whose result is compared with PyTorch's.
+    """
+
+    checked_call: ClassVar[int] = 1
 
     @abstractmethod
     def call(self, inputs: Inputs, library: Library) -> Call:
         """Returns the call that is timed. What it returns is compared with PyTorch's."""
+
+    def formula(self, inputs: Inputs) -> Tensor | None:
+        """Returns the right result where PyTorch has none, which does similar work then."""
+        return None
+
+    def rivals(self) -> dict[str, Work]:
+        """Returns other ways to do the same with PyTorch, by engine."""
+        return {}
 
     @abstractmethod
     def moved(self, inputs: Inputs) -> int:

@@ -64,7 +64,7 @@ limit::Reduction reduction(const Tensor& table, const Tensor& indices, const Ten
           .num_out_rows = out.size(0),
           .sink = limit::Sink::kStore,
           .rate = 0,
-          .state = nullptr};
+          .states = {}};
 }
 
 void reduce_bags(const Tensor& table, const Tensor& indices, const Tensor& offsets,
@@ -91,13 +91,22 @@ void scatter_max(const Tensor& gradient, const Tensor& indices, const Tensor& of
 
 void reduce_groups(const Tensor& gradient, const Tensor& sources, const MaybeTensor& factors,
                    const Tensor& rows, const Tensor& starts, limit::Sink sink, const Tensor& out,
-                   double rate, const MaybeTensor& state, Tuning tuning) {
+                   Tuning tuning) {
   auto args = reduction(gradient, sources, starts, out);
   args.factors = factors ? factors->data_ptr() : nullptr;
   args.out_rows = sink == limit::Sink::kStore ? nullptr : longs(rows);
   args.sink = sink;
+  limit::reduce_sum(args, tuning);
+}
+
+void update_groups(const Tensor& gradient, const Tensor& sources, const Tensor& rows,
+                   const Tensor& starts, limit::Sink sink, const Tensor& weight,
+                   const std::vector<Tensor>& states, double rate, Tuning tuning) {
+  auto args = reduction(gradient, sources, starts, weight);
+  args.out_rows = longs(rows);
+  args.sink = sink;
   args.rate = static_cast<float>(rate);
-  args.state = state ? state->data_ptr<float>() : nullptr;
+  for (size_t s = 0; s < states.size(); ++s) args.states[s] = states[s].data_ptr<float>();
   limit::reduce_sum(args, tuning);
 }
 
@@ -244,7 +253,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .value("STORE", limit::Sink::kStore)
       .value("DENSE", limit::Sink::kDense)
       .value("SGD", limit::Sink::kSgd)
-      .value("ADAGRAD", limit::Sink::kAdagrad);
+      .value("ADAGRAD", limit::Sink::kAdagrad)
+      .value("ROW_WISE_ADAGRAD", limit::Sink::kRowWiseAdagrad)
+      .value("ADAM", limit::Sink::kAdam);
   m.def("empty_huge", [](std::vector<int64_t> shape, const Tensor& like) {
     return empty_huge(shape, like.scalar_type());
   });
@@ -253,6 +264,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("max_of_bags", &max_of_bags);
   m.def("scatter_max", &scatter_max);
   m.def("reduce_groups", &reduce_groups);
+  m.def("update_groups", &update_groups);
   m.def("group", &group);
   m.def("renorm", &renorm);
   m.def("spin", &limit::spin);

@@ -21,10 +21,13 @@ void gather(const char* table, const int64_t* indices, int64_t count, int64_t ro
 
 // What becomes of the sum of a segment.
 enum class Sink : int64_t {
-  kStore,    // out[row] = sum
-  kDense,    // the same, and zeros in the rows between: a gradient as large as the table
-  kSgd,      // out[row] -= rate * sum
-  kAdagrad,  // state[row] += sum * sum; out[row] -= rate * sum / (sqrt(state[row]) + 1e-10)
+  kStore,  // out[row] = sum
+  kDense,  // the same, and zeros in the rows between: a gradient as large as the table
+  // Steps of optimizers, on float32 (updates.h):
+  kSgd,
+  kAdagrad,
+  kRowWiseAdagrad,
+  kAdam,
 };
 
 // Segment s is the lookups offsets[s] to offsets[s + 1], each a row of the table.
@@ -42,8 +45,8 @@ struct Reduction {
   const int64_t* out_rows;  // ascending; null: segment s is row s
   int64_t num_out_rows;     // for kDense
   Sink sink;
-  float rate;
-  float* state;
+  float rate;        // of learning; with the bias corrections in Adam
+  float* states[2];  // of the optimizer, as many as it has
 };
 void reduce_sum(const Reduction& args, Tuning tuning);
 

@@ -1,7 +1,5 @@
 // Sums of rows: bags going forward, the lookups of a row going backward.
-#include "segments.h"
-
-#include <cmath>
+#include "updates.h"
 
 namespace limit {
 namespace {
@@ -26,6 +24,7 @@ class SumSegments {
   void run(int64_t s, int64_t first) const {
     const Columns<E, NV> columns{first, a_.width};
     Acc sum[NV] = {};
+    if (first == 0) ask_for_updated(s + distance_);
     const int64_t begin = a_.offsets[s], end = a_.offsets[s + 1];
     const int64_t asking = first == 0 ? std::clamp(total_ - distance_, begin, end) : begin;
     int64_t counted = add<NV, true>(columns, begin, asking, sum);
@@ -34,6 +33,9 @@ class SumSegments {
       for (int v = 0; v < NV; ++v) sum[v] /= static_cast<Scalar>(counted);
     }
     const int64_t out = out_row(a_, s);
+    if constexpr (std::is_same_v<E, Float>) {
+      if (is_update(a_.sink)) return update<NV>(a_, out, columns, sum);
+    }
     for (int v = 0; v < NV; ++v) put(out, columns[v], sum[v]);
   }
 
@@ -66,27 +68,15 @@ class SumSegments {
     return counted;
   }
 
-  void put(int64_t out, int64_t column, Acc sum) const {
-    char* to = a_.out + out * row_bytes_ + column * E::size;
-    if (a_.sink == Sink::kSgd || a_.sink == Sink::kAdagrad) {
-      if constexpr (std::is_same_v<E, Float>) update(to, out * a_.width + column, sum);
-    } else if (streamed_) {
-      stream(to, E::narrow(sum));
-    } else {
-      store(to, E::narrow(sum));
+  void ask_for_updated(int64_t segment) const {
+    if constexpr (std::is_same_v<E, Float>) {
+      if (is_update(a_.sink) && segment < a_.segments) prefetch_updated(a_, segment);
     }
   }
 
-  // Where the last two vectors of a row overlap, a column would be updated twice: the widths of
-  // training steps are multiples of a vector's.
-  void update(char* to, int64_t element, Floats sum) const {
-    if (a_.sink == Sink::kAdagrad) {
-      Floats state = load<Floats>(a_.state + element) + sum * sum;
-      store(a_.state + element, state);
-      for (int lane = 0; lane < kLanes<Float>; ++lane) state[lane] = std::sqrt(state[lane]);
-      sum /= state + 1e-10f;
-    }
-    store(to, load<Floats>(to) - a_.rate * sum);
+  void put(int64_t out, int64_t column, Acc sum) const {
+    char* to = a_.out + out * row_bytes_ + column * E::size;
+    streamed_ ? stream(to, E::narrow(sum)) : store(to, E::narrow(sum));
   }
 
   const Reduction& a_;
