@@ -22,8 +22,9 @@ def fuse_in_backward(
     table is looked up more than once in a graph, or is used by other operations, too (a tied output
     layer, a penalty), its one step waits for all of them; a dense gradient among them makes it the
     step of a dense gradient. Else the step is that of a sparse gradient, whatever ``sparse`` the
-    module has: rows that were not looked up stay as they are. ``optimizer.step()`` goes on serving everything else, and schedulers
-    change the rates as ever. ``per_sample_weights`` get their gradient.
+    module has: rows that were not looked up stay as they are. ``optimizer.step()`` goes on serving
+    everything else, and schedulers change the rates as ever. ``per_sample_weights`` get their
+    gradient.
 
     What depends on a stored gradient cannot have one: clipping, ``GradScaler``, accumulation (each
     backward pass is a step), hooks on the table. With ``torch.utils.checkpoint`` use
