@@ -63,7 +63,7 @@ def _torch(sparse: bool) -> Engine:
 
 def _myemb_fused() -> Engine:
     import myemb.optim
-    from myemb.nn import EmbeddingBagCollection, Table
+    from myemb.nn import EmbeddingBag, EmbeddingBagCollection, Table
 
     class CollectedTables(nn.Module):
         """All tables in one call; a feature without a bag is a bag of one."""
@@ -74,8 +74,9 @@ def _myemb_fused() -> Engine:
                 Table(rows, DIM, BAG_MODES.get(name, "sum"), name, max_norm=MAX_NORM.get(name))
                 for name, rows in num_rows.items()
             )
-            for name in BAG_MODES:
-                self.tables.tables[name].include_last_offset = True
+            for name, table in self.tables.tables.items():
+                if isinstance(table, EmbeddingBag) and name in BAG_MODES:
+                    table.include_last_offset = True
 
         def forward(self, batch: Batch) -> Tensor:
             bags = {name: (b.indices, b.offsets) for name, b in batch.bags.items()}

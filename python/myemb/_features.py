@@ -105,10 +105,14 @@ def _joined_offsets(features: Sequence[_Feature]) -> Tensor:
     device = features[0].indices.device
     num_bags = features[0].num_bags
     ends = torch.tensor([0] + [feature.indices.numel() for feature in features]).cumsum(0)
+    numbers = torch.arange(num_bags, device=device)
+    # Bags of one, the commonest kind, begin at the numbers themselves.
     starts = [
-        torch.arange(num_bags, device=device) * feature.starts
-        if isinstance(feature.starts, int)
-        else feature.starts
+        feature.starts
+        if isinstance(feature.starts, Tensor)
+        else numbers
+        if feature.starts == 1
+        else numbers * feature.starts
         for feature in features
     ]
     own = torch.cat(starts).view(len(features), num_bags)

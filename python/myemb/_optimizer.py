@@ -15,6 +15,7 @@ Rounding = Literal["nearest", "stochastic", "split"]
 _update_ = torch.ops.myemb.embedding_update_
 _ROUNDINGS = ("nearest", "stochastic", "split")
 _MAX_SEED = 2**63
+_MAX_FLOAT32_STEP = 2**24  # beyond it torch's type of a step cannot count
 
 
 def accumulator_type(weight: Tensor) -> torch.dtype:
@@ -129,14 +130,17 @@ class TableOptimizer(torch.optim.Optimizer):
 
     def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         before = dict(self.state[param])
+        step = int(before.get("step") or 0)
         try:
             state, options = self.next_update(param, group, grad.is_sparse)
             if param.dim() == 2:
                 _update_(param, state, grad, **options)
             else:
                 _update_as_table(param, state, grad, options)
-        except Exception:
-            self.state[param] = before  # the step has not been made
+        except Exception:  # the step has not been made
+            self.state[param] = before
+            if isinstance(before.get("step"), Tensor):
+                before["step"].fill_(step)
             raise
 
     def next_update(
@@ -157,10 +161,13 @@ class TableOptimizer(torch.optim.Optimizer):
 
     @staticmethod
     def _count_step(state: dict[str, Any]) -> int:
-        """Not in place: a step that fails is not counted."""
-        count = int(state.get("step") or 0) + 1  # torch.optim.SparseAdam has an int
-        dtype = torch.float32 if count < 2**24 else torch.float64
-        state["step"] = torch.tensor(float(count), dtype=dtype)
+        step = state.get("step")
+        count = int(step or 0) + 1  # torch.optim.SparseAdam has an int
+        if isinstance(step, Tensor) and step.device.type == "cpu" and count < _MAX_FLOAT32_STEP:
+            step.fill_(count)
+        else:
+            dtype = torch.float32 if count < _MAX_FLOAT32_STEP else torch.float64
+            state["step"] = torch.tensor(float(count), dtype=dtype)
         return count
 
     def _tables(self, param: Tensor, group: dict[str, Any]) -> list[Tensor]:
