@@ -134,7 +134,7 @@ bench-instructions: build ## Count the instructions of a lookup with callgrind (
 	$(call say,Instructions per lookup)
 	python benchmarks/instructions.py $(ARGS)
 
-bench-memory: build ## Measure the memory that a training step takes (2 minutes)
+bench-memory: build ## Measure the memory that a training step takes (5 minutes)
 	$(call say,Memory of training steps)
 	python benchmarks/memory.py $(ARGS)
 
