@@ -129,13 +129,13 @@ at::Tensor embedding_bag_autograd(c10::DispatchKeySet keys, const at::Tensor& we
                          mode, sparse, per_sample_weights, include_last_offset, padding_idx);
   }
   if (!with_grad) return out;
-  return with_gradient(std::move(out),
-                       EmbeddingBagCall{weights_want_gradient ? weight : at::Tensor(), indices,
-                                        offsets, per_sample_weights, if_defined(positions),
-                                        weight.sym_size(0), std::move(padding_idx), mode,
-                                        scale_grad_by_freq, sparse, include_last_offset,
-                                        FusedTable::of(weight)},
-                       weight, per_sample_weights);
+  return with_gradient(
+      std::move(out),
+      EmbeddingBagCall{weights_want_gradient ? weight : at::Tensor(), indices, offsets,
+                       per_sample_weights, if_defined(positions), weight.sym_size(0),
+                       std::move(padding_idx), mode, scale_grad_by_freq, sparse,
+                       include_last_offset, FusedTable::of(weight)},
+      weight, per_sample_weights);
 }
 
 // The maxima of a call, differentiable: the positions come from the kernel, the values from a

@@ -69,8 +69,9 @@ class FusedTableHook final : public torch::autograd::FunctionPreHook {
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& /*args*/) const override {
     TORCH_CHECK_NOT_IMPLEMENTED(
-        false, "myemb: compiled autograd cannot trace the update of a table that is fused into "
-               "backward; call backward() outside of it, or do not fuse");
+        false,
+        "myemb: compiled autograd cannot trace the update of a table that is fused into "
+        "backward; call backward() outside of it, or do not fuse");
   }
 
   bool is_of(const FusedTable* table) const { return table_ == table; }
@@ -125,10 +126,11 @@ bool FusedTable::takes_gradient() const {
     const auto node = executed->find(accumulate_.get());
     if (node == executed->end() || !node->second.needed_) return false;
   }
-  TORCH_CHECK(!at::GradMode::is_enabled(),
-              "myemb: a table that is fused into backward cannot be differentiated twice: it is "
-              "updated in the first pass (create_graph=True). Use torch.autograd.grad, which leaves "
-              "it alone, or do not fuse.");
+  TORCH_CHECK(
+      !at::GradMode::is_enabled(),
+      "myemb: a table that is fused into backward cannot be differentiated twice: it is "
+      "updated in the first pass (create_graph=True). Use torch.autograd.grad, which leaves "
+      "it alone, or do not fuse.");
   return true;
 }
 

@@ -52,7 +52,8 @@ class FusedTable : public std::enable_shared_from_this<FusedTable> {
   FusedTable(const at::Tensor& weight, NextStep next_step);
   void release();
   std::vector<LookupGradient> take_pending();
-  // The step by everything that was added and `other`, what other operations gave; may be undefined.
+  // The step by everything that was added and `other`, what other operations gave; may be
+  // undefined.
   void update(const at::Tensor& other);
 
   friend class FusedTableHook;

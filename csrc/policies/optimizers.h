@@ -10,7 +10,8 @@
 //     // accumulator or a vector of them; sqrt takes the roots of one.
 //     template <typename V, typename Sqrt>
 //     void apply(V& w, const V& g, V* states, A row_factor, const Sqrt& sqrt) const;
-//     // Row-wise rules alone: takes the mean square of a row's gradient into its state, and returns
+//     // Row-wise rules alone: takes the mean square of a row's gradient into its state, and
+//     returns
 //     // the row_factor of its columns.
 //     A update_row(A& state, A mean_square) const;
 //   };
@@ -130,9 +131,9 @@ struct RowWiseAdagrad {
   }
 };
 
-// m += (1 - beta1) (g - m); v = beta2 v + (1 - beta2) g^2; w -= lr m / (sqrt(v) + eps), where lr and
-// eps contain the bias corrections. With amsgrad the largest v so far in place of v. (Kingma and
-// Ba, 2015; Reddi, Kale and Kumar, 2018)
+// m += (1 - beta1) (g - m); v = beta2 v + (1 - beta2) g^2; w -= lr m / (sqrt(v) + eps), where lr
+// and eps contain the bias corrections. With amsgrad the largest v so far in place of v. (Kingma
+// and Ba, 2015; Reddi, Kale and Kumar, 2018)
 template <typename A, bool kAmsgrad>
 struct Adam {
   static constexpr int kStates = kAmsgrad ? 3 : 2;

@@ -182,8 +182,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("huge_pages_", &huge_pages_);
   define_positional<&embedding>(m, "embedding");
   define_positional<&embedding_bag>(m, "embedding_bag");
-  py::class_<FusedTable>(m, "FusedTable")
-      .def("remove", [](FusedTable& fused) { fused.table.reset(); });
+  py::class_<FusedTable>(m, "FusedTable").def("remove", [](FusedTable& fused) {
+    fused.table.reset();
+  });
   m.def("fuse_in_backward", &fuse_in_backward);
   m.def("embedding_renorm_", &embedding_renorm_);
   m.def("check_embedding_bag", &check_embedding_bag);

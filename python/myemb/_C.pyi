@@ -48,6 +48,7 @@ def check_embedding_bag(
     padding_idx: int | None,
     /,
 ) -> None: ...
+
 class FusedTable:
     def remove(self) -> None: ...
 
