@@ -8,13 +8,16 @@
 #include <ops/types.h>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_sparse_coo_tensor_unsafe.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 #include <torch/optim/serialize.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -66,18 +69,33 @@ UpdateStep begin_adam(const at::Tensor& param, const Options& options, State& st
            .amsgrad = options.amsgrad()}};
 }
 
+// A sparse gradient of rows as one of a table with this shape.
+at::Tensor as_table(const at::Tensor& grad, at::IntArrayRef shape) {
+  TORCH_CHECK(grad.sparse_dim() == 1,
+              "myemb::optim: a sparse gradient has to be one of rows (sparse_dim 1), but that of a "
+              "parameter of shape ",
+              grad.sizes(), " has sparse_dim ", grad.sparse_dim());
+  const at::Tensor values = grad._values().reshape({grad._nnz(), shape[1]});
+  return at::_sparse_coo_tensor_unsafe(grad._indices(), values, shape);
+}
+
 void update(const at::Tensor& param, const UpdateStep& step, const at::Tensor& grad) {
   const auto& [state, options] = step;
   if (param.dim() == 2) return embedding_update_(param, state, grad, options);
-  TORCH_CHECK(!grad.is_sparse(), "myemb::optim: a parameter of shape ", param.sizes(),
-              " cannot have a sparse gradient: it is not 2-D");
-  // Any other parameter is a table of one row.
-  const auto as_row = [](const at::Tensor& tensor) { return tensor.contiguous().view({1, -1}); };
+  // Any other parameter is a table: of its first dimension's rows, or of one row.
+  const int64_t rows = grad.is_sparse() ? param.size(0) : 1;
+  const std::array shape{rows, rows == 0 ? 0 : param.numel() / rows};
+  const auto viewed = [&](const at::Tensor& tensor) { return tensor.contiguous().view(shape); };
+  const at::Tensor weight = viewed(param);
   std::vector<at::Tensor> tables(state.size());
-  std::transform(state.begin(), state.end(), tables.begin(), as_row);
-  const at::Tensor weight = as_row(param);
-  embedding_update_(weight, tables, as_row(grad), options);
-  if (!param.is_contiguous()) param.copy_(weight.view(param.sizes()));
+  std::transform(state.begin(), state.end(), tables.begin(), viewed);
+  embedding_update_(weight, tables, grad.is_sparse() ? as_table(grad, shape) : viewed(grad),
+                    options);
+  const auto copy_back = [](const at::Tensor& to, const at::Tensor& table) {
+    if (!to.is_contiguous()) to.copy_(table.view(to.sizes()));
+  };
+  copy_back(param, weight);
+  for (size_t i = 0; i < state.size(); ++i) copy_back(state[i], tables[i]);
 }
 
 }  // namespace
@@ -97,6 +115,8 @@ TableOptimizer<Torch, Options, State>::TableOptimizer(
     RoundingOptions rounding)
     : Torch(std::vector<torch::optim::OptimizerParamGroup>(), std::move(defaults)),
       rounding_(rounding) {
+  TORCH_CHECK_VALUE(rounding.seed <= std::numeric_limits<int64_t>::max(),
+                    "Invalid seed, has to be less than 2^63: ", rounding.seed);
   for (const auto& group : groups) this->add_param_group(group);
 }
 

@@ -28,7 +28,9 @@ constexpr int kSteps = 20;
 Tensors copies(const Tensors& tensors) {
   Tensors copied;
   for (const at::Tensor& tensor : tensors) {
-    copied.push_back(tensor.detach().clone().requires_grad_());
+    copied.push_back(at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options())
+                         .copy_(tensor.detach())
+                         .requires_grad_());
   }
   return copied;
 }
@@ -88,7 +90,9 @@ TEST(OptimArchive, TrainingGoesOn) {
 // The first half by one optimizer, the second by the other, against Reference throughout.
 template <typename First, typename Second, typename Reference, typename Options>
 void expect_takes_over(const Options& options) {
-  const Tensors whole{leaf({5, 9}), leaf({4})}, first = copies(whole);
+  // torch's states have the strides of their parameter.
+  const at::Tensor strided = leaf({2, 3, 4}).detach().permute({2, 0, 1}).requires_grad_();
+  const Tensors whole{leaf({5, 9}), leaf({4}), strided}, first = copies(whole);
   Reference uninterrupted(whole, options);
   train(uninterrupted, 0, kSteps);
 

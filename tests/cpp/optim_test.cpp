@@ -148,6 +148,34 @@ TEST(Optim, SparseStepsAreTorchsOnTheRowsWithEntries) {
                                      torchs_on<torch::optim::AdamW, AdamWOptions>);
 }
 
+// As its table of rows does; strides and states included.
+TEST(Optim, SparseStepsOfAnyShapeAreThoseOfRows) {
+  const at::Tensor vector = leaf({9}), cube = leaf({9, 2, 3});
+  const at::Tensor strided = leaf({2, 3, 9}).detach().permute({2, 0, 1}).requires_grad_();
+  const Tensors params{vector, cube, strided};
+  Tensors tables;
+  for (const at::Tensor& param : params) {
+    tables.push_back(param.detach().reshape({9, -1}).clone().requires_grad_());
+  }
+  const auto options = AdamOptions(.1).amsgrad(true);
+  optim::Adam adam(params, options), of_tables(tables, options);
+  for (int step = 0; step < kSteps; ++step) {
+    for (size_t i = 0; i < params.size(); ++i) {
+      const at::Tensor grad = sparse_gradient(longs({1, 4, 7}), tables[i].sizes()).sparse;
+      c10::DimVector values(params[i].sizes());
+      values[0] = grad._nnz();
+      set_gradient(tables[i], grad);
+      set_gradient(params[i], at::sparse_coo_tensor(grad._indices(), grad._values().view(values),
+                                                    params[i].sizes()));
+    }
+    adam.step();
+    of_tables.step();
+  }
+  for (size_t i = 0; i < params.size(); ++i) {
+    EXPECT_TRUE(at::equal(params[i].reshape({9, -1}), tables[i])) << "parameter " << i;
+  }
+}
+
 // Python's torch.optim.SparseAdam.
 TEST(OptimAdam, SparseStepsAddEpsBeforeTheCorrection) {
   const auto sparse_adam = [](const at::Tensor& table, const AdamOptions& options) {
@@ -322,6 +350,9 @@ TEST(Optim, RefusesWhatDoesNotFitAndChangesNothing) {
                            [] { optim::SGD({leaf({2})}, SGDOptions(-1)); });
   expect_error<c10::Error>("Invalid epsilon",
                            [] { optim::Adam({leaf({2})}, AdamOptions().eps(-1)); });
+  expect_error<c10::ValueError>("Invalid seed", [] {
+    optim::SGD({leaf({2})}, SGDOptions(1), RoundingOptions{Rounding::Stochastic, 1ull << 63});
+  });
   expect_error<c10::Error>("non-leaf", [] { optim::SGD({leaf({2}) * 2}, SGDOptions(1)); });
 
   const auto expect_unchanged = [](torch::optim::Optimizer& optimizer) {
@@ -347,10 +378,10 @@ TEST(Optim, RefusesWhatDoesNotFitAndChangesNothing) {
   expect_unchanged(row_wise);
 
   const at::Tensor cube = leaf({3, 2, 2});
-  optim::SGD sgd({cube}, SGDOptions(.1));
-  set_gradient(cube, at::sparse_coo_tensor(longs({1}).unsqueeze(0),
-                                           at::ones({1, 2, 2}, at::kDouble), {3, 2, 2}));
-  expect_error<c10::Error>("cannot have a sparse gradient", [&] { sgd.step(); });
+  optim::SGD sgd({cube}, SGDOptions(.1).momentum(.5));
+  set_gradient(cube, at::ones({3, 2, 2}, at::kDouble).to_sparse(/*sparse_dim=*/2));
+  expect_error<c10::Error>("one of rows (sparse_dim 1), but that of a parameter of shape [3, 2, 2]",
+                           [&] { sgd.step(); });
   expect_unchanged(sgd);
 
   const at::Tensor half = table_of(at::kHalf);

@@ -15,15 +15,13 @@
 //     its parameter, when its parameter makes a step.
 //   - fuse_in_backward updates tables during backward(): no gradient is stored.
 //   - The update of a parameter that throws changes nothing: neither weights nor states, nor,
-//   unless
-//     the table is fused, its count of steps.
+//     unless the table is fused, its count of steps.
 //   - load() takes over everything or, if it throws, nothing. The state of a parameter that has
-//   none
-//     in the archive is dropped.
+//     none in the archive is dropped.
 //   - They cannot be moved: their fused tables refer to them.
 //
-// Parameters are fp64, fp32, fp16 or bf16; those that are not 2-D have dense gradients. Updates
-// have the same bits for every number of threads.
+// Parameters are fp64, fp32, fp16 or bf16, of any shape; sparse gradients are those of rows
+// (sparse_dim 1). Updates have the same bits for every number of threads.
 
 #include <myemb/export.h>
 #include <myemb/fuse.h>
@@ -50,7 +48,7 @@ using torch::optim::SGDOptions;
 // bf16, a step of an fp16 parameter throws c10::Error. save() writes them, load() takes them over.
 struct RoundingOptions {
   Rounding rounding = Rounding::Nearest;
-  uint64_t seed = 0;  // of stochastic rounding
+  uint64_t seed = 0;  // of stochastic rounding; less than 2^63
 };
 
 // The state of a parameter: torch's, and the low halves of its weights, int16 in the shape of the
@@ -122,7 +120,8 @@ class MYEMB_API TableOptimizer : public Torch, public TableUpdater {
  public:
   using typename Torch::LossClosure;
 
-  // Options out of their range throw c10::Error, as in torch; parameters are leaves.
+  // Options out of their range throw c10::Error, as in torch, a seed c10::ValueError; parameters
+  // are leaves.
   explicit TableOptimizer(std::vector<torch::Tensor> params, Options defaults = {},
                           RoundingOptions rounding = {});
   explicit TableOptimizer(const std::vector<torch::optim::OptimizerParamGroup>& groups,
