@@ -210,9 +210,11 @@ class MYEMB_API AdamW final
 //
 // Lookups by myemb need no gradient to be computed. Where a table is looked up more than once in a
 // graph, or is used by other operations, too, its one step waits for all of them; a dense gradient
-// of another operation makes it the step of a dense gradient. optimizer.step() goes on serving
-// everything else, and schedulers change the rates as ever. What depends on a stored gradient
-// cannot have one: clipping, accumulation (each backward pass is a step), hooks on the table.
+// of another operation makes it the step of a dense gradient. Otherwise rows that were not looked
+// up stay as they are, whether or not the module's gradients are sparse. optimizer.step() goes on
+// serving everything else, and schedulers change the rates as ever. What depends on a stored
+// gradient cannot have one: clipping, accumulation (each backward pass is a step), hooks on the
+// table.
 //
 // Throws, and has then fused none: c10::TypeError, the optimizer is not of this header;
 // c10::ValueError, there is no table, one is not 2-D or not among the parameters of the optimizer;
