@@ -31,6 +31,7 @@ install(FILES
   csrc/include/myemb/memory.h
   csrc/include/myemb/update.h
   csrc/include/myemb/ops.h
+  csrc/include/myemb/optim.h
   ${CMAKE_CURRENT_BINARY_DIR}/include/myemb/version.h
   DESTINATION include/myemb)
 

@@ -19,6 +19,10 @@ add_executable(myemb_tests
   tests/cpp/max_test.cpp
   tests/cpp/nn_test.cpp
   tests/cpp/numbers_test.cpp
+  tests/cpp/optim_archive_test.cpp
+  tests/cpp/optim_bits_test.cpp
+  tests/cpp/optim_fused_test.cpp
+  tests/cpp/optim_test.cpp
   tests/cpp/power_test.cpp
   tests/cpp/renorm_test.cpp
   tests/cpp/simd_test.cpp
