@@ -39,10 +39,10 @@ TEST(OptimBits, ArePythons) {
   EXPECT_EQ(checksum_of_training<optim::RowWiseAdagrad>(adagrad), 335311268639);
   EXPECT_EQ(checksum_of_training<optim::Adam>(
                 AdamOptions(.1).betas({.7, .9}).eps(.1).weight_decay(.01).amsgrad(true)),
-            327105632685);
+            327105632475);
   EXPECT_EQ(checksum_of_training<optim::AdamW>(
                 AdamWOptions(.1).betas({.7, .9}).eps(.1).weight_decay(.1).amsgrad(true)),
-            326779378859);
+            326779378852);
 }
 
 }  // namespace
