@@ -177,6 +177,9 @@ struct GradientSum {
 };
 int launch_gradient_sum(const GradientSum& args, Stream stream);
 
+// The chunks of long runs alone, into the partial rows; `out` is not looked at.
+int launch_gradient_chunks(const GradientSum& args, Stream stream);
+
 // out[i] = weight_i * rows[source_i], zero where source_i is -1.
 struct WeightedRows {
   Rows rows;

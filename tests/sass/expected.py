@@ -71,9 +71,9 @@ def reductions(dtype: str, n: int) -> dict[str, Expected]:
         chunks = f"reduce_chunks<{dtype}, {n}, Runs<{a}>, {reads}, Sum<{dtype}, {n}> >"
         table[chunks] = dataclasses.replace(sums, main_path=main_path)
         for average in ("false", "true"):
-            table[f"reduce_runs<{dtype}, {n}, {average}, Runs<{a}>, {reads} >"] = (
-                dataclasses.replace(sums, registers=80, main_path=main_path)
-            )
+            table[
+                f"reduce_runs<{dtype}, {n}, {average}, Runs<{a}>, {reads}, StoreRows<{dtype}> >"
+            ] = dataclasses.replace(sums, registers=80, main_path=main_path)
     return table
 
 
@@ -85,8 +85,8 @@ def kernels_of(dtype: str) -> dict[str, Expected]:
         table |= reductions(dtype, n)
         wide = n * SIZES[dtype] == 16
         table[f"scale_rows<{dtype}, {n}>"] = Expected(wide_loads=4 * wide, wide_stores=4 * wide)
-    table[f"join_sums<{dtype}, Bags<{a}> >"] = Expected()
-    table[f"join_sums<{dtype}, Runs<{a}> >"] = Expected()
+    for source in ("Bags", "Runs"):
+        table[f"join_sums<{dtype}, {source}<{a}>, StoreRows<{dtype}> >"] = Expected()
     table[f"join_maxima<{dtype}, Bags<{a}> >"] = Expected()
     for norm in NORMS:
         table[f"renorm_rows<{dtype}, 1, {norm}<{a}> >"] = Expected(registers=80)
