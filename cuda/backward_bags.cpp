@@ -68,8 +68,9 @@ BagGradient::BagGradient(const DeviceCall& call, const BagGradientArguments& arg
   } else {
     shares_ = bags_.divisors(/*inverse=*/true);
   }
+  const bool bag_is_position = !bags_.segments.starts && bags_.segments.length == 1;
   groups_ = group_by_row(call, bags_.indices, arguments.num_weights, bags_.padding_idx, op,
-                         by_position ? nullptr : &bags_.segments);
+                         by_position || bag_is_position ? nullptr : &bags_.segments);
   sum = {
       .rows = rows_of(grad_),
       .groups = groups_.groups,

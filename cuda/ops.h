@@ -10,12 +10,17 @@ void register_embedding(torch::Library& m);
 void register_embedding_bag(torch::Library& m);
 void register_embedding_bag_backward(torch::Library& m);
 void register_renorm(torch::Library& m);
+void register_update(torch::Library& m);
 
 inline void register_ops(torch::Library& m) {
   register_embedding(m);
   register_embedding_bag(m);
   register_embedding_bag_backward(m);
   register_renorm(m);
+  register_update(m);
 }
+
+// The ops that take sparse tensors, for their dispatch key.
+inline void register_sparse_ops(torch::Library& m) { register_update(m); }
 
 }  // namespace myemb::cuda

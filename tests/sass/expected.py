@@ -77,6 +77,37 @@ def reductions(dtype: str, n: int) -> dict[str, Expected]:
     return table
 
 
+def rules(a: str) -> dict[str, int]:
+    """The rules of optimizers and how many states they have."""
+    counts = {"Sgd": 0, "RowWiseAdagrad": 0, "SgdMomentum": 1, "Adagrad": 1}
+    table = {f"{rule}<{a}>": states for rule, states in counts.items()}
+    return table | {f"Adam<{a}, false>": 2, f"Adam<{a}, true>": 3}
+
+
+def updates(dtype: str) -> dict[str, Expected]:
+    """The kernels that apply a rule: to four columns at a time, or to one."""
+    a, table = accumulator(dtype), {}
+    for n in (1,) if dtype == "double" else (1, 4):
+        reads = f"AnyRow<{dtype}>" if n == 1 else f"RowReader<{dtype}, {n}>"
+        for rule, states in rules(a).items():
+            sink = f"ApplyRule<{dtype}, {rule} >"
+            # Rows of the gradient and of the table are of T, states of the accumulator type.
+            wide = (states if SIZES[dtype] == 2 else states + 1) * (n == 4)
+            loads = wide + 4 * (n == 4 and dtype == "float")
+            table[f"reduce_runs<{dtype}, {n}, true, Runs<{a}>, {reads}, {sink} >"] = Expected(
+                registers=80, wide_loads=loads, wide_stores=wide, main_path=n == 4
+            )
+            table[f"update_rows<{dtype}, {n}, {sink} >"] = Expected(
+                wide_loads=wide + (n == 4 and dtype == "float"),
+                wide_stores=wide,
+                main_path=n == 4,
+            )
+            table[f"join_sums<{dtype}, Runs<{a}>, {sink} >"] = Expected()
+        for runs in (f"Runs<{a}>, {reads}", f"EveryRow<{a}>, RowReader<{dtype}, {n}>"):
+            table[f"add_mean_squares<{dtype}, {n}, {runs} >"] = Expected(registers=80)
+    return table
+
+
 def kernels_of(dtype: str) -> dict[str, Expected]:
     """The kernels that exist once for each dtype of a table."""
     a = accumulator(dtype)
@@ -90,7 +121,7 @@ def kernels_of(dtype: str) -> dict[str, Expected]:
     table[f"join_maxima<{dtype}, Bags<{a}> >"] = Expected()
     for norm in NORMS:
         table[f"renorm_rows<{dtype}, 1, {norm}<{a}> >"] = Expected(registers=80)
-    return table | lane_reductions(dtype)
+    return table | lane_reductions(dtype) | updates(dtype)
 
 
 def lane_reductions(dtype: str) -> dict[str, Expected]:
