@@ -29,8 +29,8 @@ CXX_FILES = $(shell find csrc cuda tests examples benchmarks -name '*.cpp' -o -n
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 log = 2>&1 | tee build/$@.log
 
-.PHONY: help venv build demo test test-cpp test-python test-sass test-install test-cuda sanitize-cuda
-.PHONY: time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions bench-cuda-model
+.PHONY: help venv build demo demo-languages test test-cpp test-python test-sass test-install test-cuda
+.PHONY: sanitize-cuda time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions bench-cuda-model
 .PHONY: lint tidy format wheel lock clean
 
 help: ## List these commands
@@ -60,7 +60,11 @@ build: $(BUILD_STAMP) ## Compile what has changed into the editable installation
 
 demo: build ## Train a recommender on MovieLens-100k with torch and with myemb (3 minutes)
 	$(call say,Training on MovieLens-100k with torch dense and torch sparse and myemb)
-	python examples/movielens/main.py $(ARGS)
+	python -m examples.movielens $(ARGS)
+
+demo-languages: build ## Train an identifier of 33 languages with torch and with myemb (1 minute)
+	$(call say,Training an identifier of 33 languages with torch sparse and with myemb)
+	python -m examples.languages $(ARGS)
 
 test: test-cpp test-python test-sass test-install test-cuda ## Run every test
 	$(call say,Summary)
@@ -137,7 +141,7 @@ lint: $(VENV_STAMP) ## Check format, style and types
 	$(call say,Lint: ruff and mypy --strict and clang-format)
 	ruff check
 	ruff format --check
-	mypy python examples/movielens
+	mypy python examples
 	mypy benchmarks/bench.py benchmarks/fbgemm_worker.py benchmarks/instructions.py
 	@echo clang-format --dry-run -Werror
 	@clang-format --dry-run -Werror $(CXX_FILES)

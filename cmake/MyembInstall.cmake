@@ -26,8 +26,10 @@ endif()
 install(FILES
   csrc/include/myemb/export.h
   csrc/include/myemb/functional.h
+  csrc/include/myemb/fuse.h
   csrc/include/myemb/nn.h
   csrc/include/myemb/memory.h
+  csrc/include/myemb/update.h
   csrc/include/myemb/ops.h
   ${CMAKE_CURRENT_BINARY_DIR}/include/myemb/version.h
   DESTINATION include/myemb)

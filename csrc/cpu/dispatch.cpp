@@ -14,8 +14,8 @@ namespace {
     .segment_max = isa::segment_max, .segment_max_part = isa::segment_max_part,                   \
     .segment_max_combine = isa::segment_max_combine, .max_scatter = isa::max_scatter,             \
     .round_rows = isa::round_rows, .expand_bags = isa::expand_bags, .lookup = isa::lookup,        \
-    .row_dot = isa::row_dot, .row_renorm = isa::row_renorm,                                       \
-    .row_update = isa::row_update, .segment_update = isa::segment_update,                         \
+    .row_dot = isa::row_dot, .row_renorm = isa::row_renorm, .row_update = isa::row_update,        \
+    .segment_update = isa::segment_update,                                                        \
   }
 
 Kernels choose_kernels() {

@@ -139,6 +139,7 @@ void update_shared_segment(SegmentSum sums, RowUpdate update, int64_t segment, i
   update.grads = sum.get();
   update.exact = true;
   update.rows += segment;
+  update.rows_end = 1;
   kernels().row_update(update, 0, 1);
 }
 
@@ -189,9 +190,9 @@ void run_segment_update(const SegmentSum& sums, const RowUpdate& update) {
   const int64_t parts = parts_for(total_cost(sums.segments) * sums.rows.dim);
   if (parts == 1) return kernels().segment_update(sums, update, 0, sums.segments.count);
   const Shares shares(sums.segments, parts);
-  shares.run([](int64_t) {}, [&](int64_t begin, int64_t end) {
-    kernels().segment_update(sums, update, begin, end);
-  });
+  shares.run(
+      [](int64_t) {},
+      [&](int64_t begin, int64_t end) { kernels().segment_update(sums, update, begin, end); });
   for (const int64_t s : shares.shared) update_shared_segment(sums, update, s, parts);
 }
 

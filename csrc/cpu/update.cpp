@@ -18,7 +18,6 @@ RowUpdate row_update_of(const ContiguousUpdate& tables, const UpdateOptions& opt
   RowUpdate update{
       .weight = tables.weight.mutable_data_ptr(),
       .dtype = dtype_of(tables.weight),
-      .weight_size = tables.weight.element_size(),
       .dim = tables.weight.size(1),
       .row_state = nullptr,
       .states = {},
@@ -27,6 +26,7 @@ RowUpdate row_update_of(const ContiguousUpdate& tables, const UpdateOptions& opt
       .grads = nullptr,
       .exact = false,
       .rows = nullptr,
+      .rows_end = 0,
   };
   auto state = tables.state.begin();
   if (options.rule == UpdateRule::RowWiseAdagrad) update.row_state = (state++)->mutable_data_ptr();
@@ -38,9 +38,8 @@ RowUpdate row_update_of(const ContiguousUpdate& tables, const UpdateOptions& opt
 void update_by_rows(RowUpdate update, const at::Tensor& grads, const int64_t* rows) {
   update.grads = grads.const_data_ptr();
   update.rows = rows;
-  parallel_ranges(grads.size(0), grads.numel(), [&](int64_t begin, int64_t end) {
-    kernels().row_update(update, begin, end);
-  });
+  parallel_ranges(grads.size(0), grads.numel(),
+                  [&](int64_t begin, int64_t end) { kernels().row_update(update, begin, end); });
 }
 
 void update_by_groups(RowUpdate update, const GroupedGradient& gradient) {

@@ -3,6 +3,7 @@
 #include <myemb/ops.h>
 #include <ops/checks.h>
 #include <ops/decompositions.h>
+#include <ops/fused_table.h>
 #include <ops/node.h>
 #include <ops/sparse_rows.h>
 #include <ops/typed_op.h>
@@ -66,17 +67,30 @@ struct EmbeddingCall {
   c10::SymInt padding_idx;
   bool scale_grad_by_freq;
   bool sparse;
+  std::shared_ptr<FusedTable> fused;  // or null
 
   auto tensors() { return std::tie(indices); }
   auto options() { return std::tie(num_weights, padding_idx, scale_grad_by_freq, sparse); }
 
   std::array<at::Tensor, kInputs> gradients(const at::Tensor& grad,
                                             const WantedGradients<kInputs>& /*wanted*/) const {
+    if (fused && fused->takes_gradient()) {
+      fused->add(lookup_gradient(grad));
+      return {};
+    }
     if (sparse) {
       return {sparse_gradient(grad, indices, num_weights, padding_idx, scale_grad_by_freq)};
     }
     return {myemb::embedding_dense_backward(grad, indices, num_weights, padding_idx,
                                             scale_grad_by_freq)};
+  }
+
+  // Lookups as bags of one.
+  LookupGradient lookup_gradient(const at::Tensor& grad) const {
+    return {grad.reshape_symint({indices.sym_numel(), grad.sym_size(-1)}),
+            {.indices = indices.reshape({-1, 1}),
+             .scale_grad_by_freq = scale_grad_by_freq,
+             .padding_idx = padding_idx < 0 ? OptionalSymInt() : padding_idx}};
   }
 };
 
@@ -96,7 +110,7 @@ at::Tensor embedding_autograd(c10::DispatchKeySet keys, const at::Tensor& weight
   if (!with_grad) return out;
   return with_gradient(std::move(out),
                        EmbeddingCall{indices, weight.sym_size(0), std::move(padding_idx),
-                                     scale_grad_by_freq, sparse},
+                                     scale_grad_by_freq, sparse, FusedTable::of(weight)},
                        weight);
 }
 

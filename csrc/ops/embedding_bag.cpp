@@ -4,6 +4,7 @@
 #include <myemb/ops.h>
 #include <ops/checks.h>
 #include <ops/decompositions.h>
+#include <ops/fused_table.h>
 #include <ops/node.h>
 #include <ops/sparse_rows.h>
 #include <ops/typed_op.h>
@@ -62,6 +63,7 @@ struct EmbeddingBagCall {
   bool scale_grad_by_freq;
   bool sparse;
   bool include_last_offset;
+  std::shared_ptr<FusedTable> fused;  // or null
 
   auto tensors() { return std::tie(weight, indices, offsets, per_sample_weights, positions); }
   auto options() {
@@ -72,7 +74,13 @@ struct EmbeddingBagCall {
   std::array<at::Tensor, kInputs> gradients(const at::Tensor& grad,
                                             const WantedGradients<kInputs>& wanted) const {
     std::array<at::Tensor, kInputs> found;
-    if (wanted[0]) found[0] = grad_weight(grad);
+    if (wanted[0] && fused && fused->takes_gradient()) {
+      fused->add({grad,
+                  {indices, offsets, positions, per_sample_weights, scale_grad_by_freq, mode,
+                   include_last_offset, padding_idx}});
+    } else if (wanted[0]) {
+      found[0] = grad_weight(grad);
+    }
     if (wanted[1] && per_sample_weights) {
       found[1] =
           myemb::embedding_bag_per_sample_weights_backward(
@@ -121,12 +129,13 @@ at::Tensor embedding_bag_autograd(c10::DispatchKeySet keys, const at::Tensor& we
                          mode, sparse, per_sample_weights, include_last_offset, padding_idx);
   }
   if (!with_grad) return out;
-  return with_gradient(std::move(out),
-                       EmbeddingBagCall{weights_want_gradient ? weight : at::Tensor(), indices,
-                                        offsets, per_sample_weights, if_defined(positions),
-                                        weight.sym_size(0), std::move(padding_idx), mode,
-                                        scale_grad_by_freq, sparse, include_last_offset},
-                       weight, per_sample_weights);
+  return with_gradient(
+      std::move(out),
+      EmbeddingBagCall{weights_want_gradient ? weight : at::Tensor(), indices, offsets,
+                       per_sample_weights, if_defined(positions), weight.sym_size(0),
+                       std::move(padding_idx), mode, scale_grad_by_freq, sparse,
+                       include_last_offset, FusedTable::of(weight)},
+      weight, per_sample_weights);
 }
 
 // The maxima of a call, differentiable: the positions come from the kernel, the values from a

@@ -62,10 +62,11 @@ TORCH_LIBRARY(myemb, m) {
       "-> Tensor",
       pure);
   m.def("coalesce(Tensor(a) self) -> Tensor(a)", pure);
+  // (`bag_mode`: torch's functionalization of in-place ops has a `mode` of its own.)
   m.def(
       "embedding_update_(Tensor(a!) weight, Tensor(b!)[] state, Tensor grad, Tensor? indices=None, "
       "Tensor? offsets=None, Tensor? positions=None, Tensor? per_sample_weights=None, "
-      "bool scale_grad_by_freq=False, int mode=0, bool include_last_offset=False, "
+      "bool scale_grad_by_freq=False, int bag_mode=0, bool include_last_offset=False, "
       "SymInt? padding_idx=None, *, str rule, float lr, float eps=0, float weight_decay=0, "
       "float shrink=0, bool maximize=False, float momentum=0, float dampening=0, "
       "bool nesterov=False, float beta1=0, float beta2=0, bool amsgrad=False, "

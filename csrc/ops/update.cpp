@@ -13,8 +13,8 @@ namespace myemb {
 namespace {
 
 const auto& embedding_update_op() {
-  static const auto op = typed_op<decltype(embedding_update_kernel<check_update>)>(
-      "myemb::embedding_update_");
+  static const auto op =
+      typed_op<decltype(embedding_update_kernel<check_update>)>("myemb::embedding_update_");
   return op;
 }
 
@@ -34,6 +34,11 @@ void call_op(const TableUpdate& update) {
 void update_autograd(const TableUpdate& update) {
   TORCH_CHECK(!wants_gradient(update.weight),
               "a leaf Variable that requires grad is being used in an in-place operation.");
+  for (const at::Tensor& state : update.state) {
+    TORCH_CHECK(!wants_gradient(state),
+                "embedding_update_: a state that requires grad is being used "
+                "in an in-place operation.");
+  }
   {
     const at::AutoDispatchBelowADInplaceOrView below;
     call_op(update);

@@ -5,6 +5,8 @@
 #include <myemb/ops.h>
 #include <ops/saved.h>
 
+#include <c10/util/Exception.h>
+
 #include <string_view>
 
 namespace myemb {
@@ -20,12 +22,6 @@ struct TableUpdate {
 // Shapes, dtypes and devices of everything, and the numbers. Values of indices are not looked at.
 void check_update(const TableUpdate& update);
 
-// The rule and the rounding as schemas have them. Throw c10::ValueError for another word.
-UpdateRule update_rule(std::string_view name);
-Rounding rounding(std::string_view name);
-const char* name_of(UpdateRule rule);
-const char* name_of(Rounding rounding);
-
 // The kernel of embedding_update_ that calls run(update): names its arguments.
 template <auto run>
 void embedding_update_kernel(const at::Tensor& weight, at::TensorList state, const at::Tensor& grad,
@@ -37,6 +33,10 @@ void embedding_update_kernel(const at::Tensor& weight, at::TensorList state, con
                              double shrink, bool maximize, double momentum, double dampening,
                              bool nesterov, double beta1, double beta2, bool amsgrad,
                              std::string_view rounded, int64_t seed, int64_t step) {
+  TORCH_CHECK_VALUE(seed >= 0 && step >= 0,
+                    "embedding_update_: seed and step have to be 0 or more, "
+                    "but are ",
+                    seed, " and ", step);
   run({weight,
        state,
        grad,

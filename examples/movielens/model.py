@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from features import Batch
 from torch import Tensor, nn
+
+from .features import Batch
 
 DIM = 16
 HIDDEN = 64

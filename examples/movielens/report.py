@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 
 import torch
-from dataset import LIKED, MovieLens
 from rich import box
 from rich.table import Table
-from train import STAGES, Trainer
+
+from ..common.report import ENGINE_COLOURS, engine_table, plain_plots, stage_bars
+from .dataset import LIKED, MovieLens
+from .train import Trainer
 
 ENOUGH_RATINGS = 50
-COLOURS = {"torch dense": "#c9cdd3", "torch sparse": "#f2a35e", "myemb dense": "#1f4e9c"}
-STAGE_COLOURS = ("#d9dce1", "#8fb8de", "#3f7fbf", "#1b3a66")
 
 
 @dataclass(frozen=True)
@@ -29,37 +28,16 @@ class Suggestion:
 
 def comparison(trainers: list[Trainer], load: tuple[float, float]) -> Table:
     """Returns the table of the engines; ``load`` is the load average before and after training."""
-    table = Table(
-        title="The same training by each engine",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        caption=(
-            "Chosen by the validation AUC; dense, sparse: the gradients of the tables.\n"
-            f"Seconds per epoch: median of {len(trainers[0].epochs)}; "
-            "all: the whole training, with evaluation.\n"
-            f"Threads: {torch.get_num_threads()} on {os.cpu_count()} cores. Load average: "
-            f"{load[0]:.1f} before, {load[1]:.1f} after."
-        ),
-        caption_justify="left",
+    return engine_table(
+        trainers,
+        {
+            "train\nloss": [f"{t.epochs[t.best].loss:.4f}" for t in trainers],
+            "chosen\nepoch": [str(t.best + 1) for t in trainers],
+            "test\nAUC": [f"{t.epochs[t.best].auc['test']:.4f}" for t in trainers],
+        },
+        "Chosen by the validation AUC; dense, sparse: the gradients of the tables.",
+        load,
     )
-    table.add_column("engine", no_wrap=True)
-    for column in ("train\nloss", "chosen\nepoch", "test\nAUC"):
-        table.add_column(column, justify="right")
-    for stage in (*STAGES, "epoch"):
-        table.add_column(f"{stage}\ns", justify="right", no_wrap=True)
-    table.add_column("all\ns", justify="right")
-    for trainer in trainers:
-        best = trainer.epochs[trainer.best]
-        seconds = [trainer.seconds(stage) for stage in STAGES]
-        table.add_row(
-            trainer.engine.name,
-            f"{best.loss:.4f}",
-            str(trainer.best + 1),
-            f"{best.auc['test']:.4f}",
-            *(f"{value:.2f}" for value in (*seconds, sum(seconds))),
-            f"{trainer.wall:.1f}",
-        )
-    return table
 
 
 def suggest(data: MovieLens, trainer: Trainer, user: int, count: int = 5) -> list[Suggestion]:
@@ -120,13 +98,10 @@ def films(data: MovieLens, trainer: Trainer, user: int) -> Table:
 
 def plot(trainers: list[Trainer], path: Path) -> None:
     """Draws the learning curves and the time of each stage into a PNG file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
+    plain_plots()
     figure, (loss, auc, bars) = plt.subplots(
         1, 3, figsize=(14, 4.2), width_ratios=(1, 1, 1.5), layout="constrained"
     )
@@ -134,8 +109,8 @@ def plot(trainers: list[Trainer], path: Path) -> None:
     widths = [9.0, 5.0, 1.8][-len(trainers) :]
     for trainer, width in zip(trainers, widths, strict=True):
         epochs = range(1, len(trainer.epochs) + 1)
-        style = {"color": COLOURS[trainer.engine.name], "linewidth": width}
-        loss.plot(epochs, [e.loss for e in trainer.epochs], label=trainer.engine.name, **style)
+        style = {"color": ENGINE_COLOURS[trainer.name], "linewidth": width}
+        loss.plot(epochs, [e.loss for e in trainer.epochs], label=trainer.name, **style)
         for split in ("valid", "test"):
             auc.plot(epochs, [e.auc[split] for e in trainer.epochs], **style)
     chosen = trainers[-1].best
@@ -150,19 +125,7 @@ def plot(trainers: list[Trainer], path: Path) -> None:
         axes.grid(alpha=0.25)
     loss.legend(frameon=False)
 
-    names = [trainer.engine.name for trainer in trainers]
-    start = [0.0] * len(trainers)
-    for stage, colour in zip(STAGES, STAGE_COLOURS, strict=True):
-        seconds = [trainer.seconds(stage) for trainer in trainers]
-        bars.barh(names, seconds, left=start, color=colour, label=stage)
-        start = [left + width for left, width in zip(start, seconds, strict=True)]
-    for name, total in zip(names, start, strict=True):
-        bars.annotate(
-            f"{total:.2f} s", (total, name), (5, 0), textcoords="offset points", va="center"
-        )
-    bars.invert_yaxis()
-    bars.set(title="Seconds per epoch", xlim=(0, max(start) * 1.15))
-    bars.legend(frameon=False, ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    stage_bars(bars, trainers)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -2,65 +2,52 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from dataset import MovieLens
-from features import Batch
-from model import Engine, Recommender
 from torch import Tensor, nn
+
+from ..common.training import Clocks, TimedTrainer
+from .dataset import MovieLens
+from .features import Batch
+from .model import Engine, Recommender
 
 LEARNING_RATE = 0.05
 MINIMUM_GAIN = 2e-4  # a later epoch is better if its validation AUC is higher by more than this
-STAGES = ("batches", "forward", "backward", "optimiser")
 
 
 @dataclass
-class Epoch:
-    """What one epoch gave.
+class Epoch(Clocks):
+    """What one epoch gave, and the time of its stages.
 
     Attributes:
         loss: the mean binary cross-entropy over the training ratings, while they were learned.
         auc: of the splits "valid" and "test", after the epoch.
-        seconds: the time that each of STAGES took, and the "evaluation".
     """
 
     loss: float = 0.0
     auc: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def clock(self, stage: str) -> Iterator[None]:
-        """Adds the time that the block takes to ``seconds[stage]``."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-class Trainer:
+class Trainer(TimedTrainer[Epoch]):
     """A model in training: equal seeds give equal batches, weights and dropout to every engine.
 
     Attributes:
-        engine: what does the lookups of the model.
-        epochs: the epochs so far.
         best: the number of the epoch, from 0, that the AUC of the validation split chooses.
     """
 
     def __init__(self, data: MovieLens, engine: Engine, seed: int, batch_size: int) -> None:
-        self.data, self.engine, self.seed, self.batch_size = data, engine, seed, batch_size
+        super().__init__(engine.name)
+        self.data, self.seed, self.batch_size = data, seed, batch_size
         torch.manual_seed(seed)
         self.model = Recommender(data.num_rows, engine)
         # One rule for tables and MLP, and the same one for dense and for sparse gradients: a row
         # whose gradient is zero is left alone.
         self.optimiser = torch.optim.Adagrad(self.model.parameters(), lr=LEARNING_RATE)
         self.labels = data.liked("train")
-        self.epochs: list[Epoch] = []
         self.best = 0
         self._best_weights: dict[str, Tensor] = {}
 
@@ -68,6 +55,11 @@ class Trainer:
     def steps(self) -> int:
         """The number of batches in an epoch."""
         return -(-len(self.labels) // self.batch_size)
+
+    @property
+    def quality(self) -> str:
+        """The AUC of the validation split after the last epoch."""
+        return f"validation AUC {self.epochs[-1].auc['valid']:.4f}"
 
     def run_epoch(self, advance: Callable[[], None]) -> None:
         """Learns every training rating once, then measures; calls ``advance`` after each batch."""
@@ -89,15 +81,6 @@ class Trainer:
     def restore_best(self) -> None:
         """Gives the model the weights that it had after the best epoch."""
         self.model.load_state_dict(self._best_weights)
-
-    def seconds(self, stage: str) -> float:
-        """The median over the epochs of the time that a stage took."""
-        return median(epoch.seconds[stage] for epoch in self.epochs)
-
-    @property
-    def wall(self) -> float:
-        """The time of the whole training, with the evaluations."""
-        return sum(sum(epoch.seconds.values()) for epoch in self.epochs)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:

@@ -5,6 +5,9 @@ All arguments are positional. Shapes, dtypes and errors are those of the operato
 ``myemb.functional``.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 
 version: str
@@ -45,6 +48,13 @@ def check_embedding_bag(
     padding_idx: int | None,
     /,
 ) -> None: ...
+
+class FusedTable:
+    def remove(self) -> None: ...
+
+def fuse_in_backward(
+    table: Tensor, next_step: Callable[[bool], tuple[list[Tensor], dict[str, Any]]], /
+) -> FusedTable: ...
 def empty_cache() -> None: ...
 def set_cache_limit(limit: int, /) -> None: ...
 def cache_limit() -> int: ...

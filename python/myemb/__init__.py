@@ -25,6 +25,7 @@ __all__ = [
     "huge_pages_",
     "memory",
     "nn",
+    "optim",
     "replace_embeddings_",
     "set_cache_limit",
 ]
@@ -56,7 +57,7 @@ cmake_prefix_path: str = str(_package / "share" / "cmake")
 torch.ops.load_library(_package / "lib" / "libmyemb.so")  # type: ignore[no-untyped-call]
 
 # These bind the operators that load_library has just registered.
-from . import _C, _batching, functional, memory, nn  # noqa: E402
+from . import _C, _batching, functional, memory, nn, optim  # noqa: E402
 from .convert import replace_embeddings_  # noqa: E402
 from .memory import empty_cache, huge_pages_, set_cache_limit  # noqa: E402
 

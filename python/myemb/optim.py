@@ -1,8 +1,8 @@
-"""Optimizers for embedding tables: ``torch.optim``'s, in one pass over the rows that were looked up.
+"""Optimizers for embedding tables: ``torch.optim``'s, in one pass over rows that were looked up.
 
-Each is a ``torch.optim.Optimizer`` with the arguments, defaults, state and equations of torch's class
-of its name; schedulers, parameter groups, hooks, ``GradScaler`` and gradient clipping work as they
-do there. What is different:
+Each is a ``torch.optim.Optimizer`` with the arguments, defaults, state and equations of torch's
+class of its name; schedulers, parameter groups, hooks, ``GradScaler`` and gradient clipping work as
+they do there. What is different:
 
 - **Sparse gradients**, duplicates included, are summed and applied in one pass, without a coalesced
   copy. A row without an entry stays as it is, states included: the step equals torch's on the
@@ -21,157 +21,26 @@ Updates have the same bits for every number of threads and every device, with ra
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "RowWiseAdagrad"]
+from ._fusing import FusedTables, fuse_in_backward
+from ._optimizer import Params, Rounding, TableOptimizer, accumulator_type
 
-Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-Rounding = Literal["nearest", "stochastic", "split"]
-
-_update_ = torch.ops.myemb.embedding_update_
-_ROUNDINGS = ("nearest", "stochastic", "split")
-_MAX_SEED = 2**63
-
-
-def _accumulator_type(weight: Tensor) -> torch.dtype:
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
-
-
-def _is_low_halves(key: str) -> bool:
-    return key == "low_halves"
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "FusedTables",
+    "RowWiseAdagrad",
+    "fuse_in_backward",
+]
 
 
-class _TableOptimizer(torch.optim.Optimizer):
-    """What the optimizers of this module share.
-
-    A subclass says which states a parameter has and what the numbers of its next step are.
-    """
-
-    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
-        for name in ("capturable", "differentiable"):
-            if defaults.get(name):
-                raise NotImplementedError(f"myemb.optim.{type(self).__name__}: {name}=True")
-        for name in ("lr", "eps", "weight_decay", "momentum", "lr_decay"):
-            value = defaults.get(name, 0.0)
-            if not 0.0 <= float(value):
-                title = {"lr": "learning rate"}.get(name, name)
-                raise ValueError(f"Invalid {title}: {value}")
-        if defaults["rounding"] not in _ROUNDINGS:
-            raise ValueError(
-                f"rounding has to be one of {', '.join(_ROUNDINGS)} but got {defaults['rounding']}"
-            )
-        if not 0 <= defaults["seed"] < _MAX_SEED:
-            raise ValueError(f"seed has to be in [0, 2**63) but got {defaults['seed']}")
-        super().__init__(params, defaults)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # a state_dict of torch's optimizer has no such options
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Updates every parameter that has a gradient.
-
-        Args:
-            closure: Evaluates the model again and returns the loss.
-
-        Returns:
-            The loss, or ``None``.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, param.grad, group)
-        return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the state of an optimizer of this class, or of torch's class of that name."""
-        super().load_state_dict(state_dict)
-        # It has cast everything to the type of the parameter; states may have more bits than that.
-        saved = itertools.chain.from_iterable(g["params"] for g in state_dict["param_groups"])
-        params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
-        for name, param in zip(saved, params, strict=True):
-            for key, value in state_dict["state"].get(name, {}).items():
-                if isinstance(value, Tensor) and key != "step":
-                    dtype = value.dtype if _is_low_halves(key) else _accumulator_type(param)
-                    self.state[param][key] = value.to(param.device, dtype)
-
-    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        options = self._next_step(param, group, grad.is_sparse)
-        state = self._tables(param, group)
-        if param.dim() == 2:
-            _update_(param, state, grad, **options)
-            return
-        # Any other parameter is a table of one row.
-        weight = param.contiguous().view(1, -1)
-        tables = [table.view(1, -1) for table in state]
-        _update_(weight, tables, grad.contiguous().view(1, -1), **options)
-        if not param.is_contiguous():
-            param.copy_(weight.view(param.shape))
-
-    def _next_step(self, param: Tensor, group: dict[str, Any], sparse: bool) -> dict[str, Any]:
-        """Counts a step, and returns the keyword arguments of ``embedding_update_``."""
-        state = self.state[param]
-        step = self._count_step(state)
-        options = self._options(group, state, step, sparse)
-        options |= {
-            "lr": options.get("lr", float(group["lr"])),
-            "maximize": group["maximize"],
-            "rounding": group["rounding"],
-            "seed": group["seed"],
-            "step": step,
-        }
-        return options
-
-    @staticmethod
-    def _count_step(state: dict[str, Any]) -> int:
-        step = state.get("step")
-        if not isinstance(step, Tensor):  # torch.optim.SparseAdam has an int
-            step = torch.tensor(float(step or 0))
-        state["step"] = step.cpu() + 1 if step.device.type != "cpu" else step.add_(1)
-        return int(state["step"])
-
-    def _tables(self, param: Tensor, group: dict[str, Any]) -> list[Tensor]:
-        """The tensors that go with a parameter, made at its first step."""
-        state = self.state[param]
-        tables = []
-        for name in self._state_names(group):
-            if state.get(name) is None:
-                state[name] = self._new_state(param, group)
-            tables.append(state[name])
-        if group["rounding"] == "split":
-            if state.get("low_halves") is None:
-                state["low_halves"] = torch.zeros_like(param, dtype=torch.int16)
-            tables.append(state["low_halves"])
-        return tables
-
-    def _new_state(self, param: Tensor, group: dict[str, Any]) -> Tensor:
-        return torch.zeros_like(
-            param, dtype=_accumulator_type(param), memory_format=torch.contiguous_format
-        )
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        raise NotImplementedError
-
-    def _options(
-        self, group: dict[str, Any], state: dict[str, Any], step: int, sparse: bool
-    ) -> dict[str, Any]:
-        raise NotImplementedError
-
-
-class SGD(_TableOptimizer):
+class SGD(TableOptimizer):
     """Stochastic gradient descent: ``torch.optim.SGD``.
 
     Args:
@@ -242,7 +111,7 @@ class SGD(_TableOptimizer):
         }
 
 
-class Adagrad(_TableOptimizer):
+class Adagrad(TableOptimizer):
     """Adagrad: ``torch.optim.Adagrad``.
 
     Args:
@@ -277,7 +146,7 @@ class Adagrad(_TableOptimizer):
         rounding: Rounding = "nearest",
         seed: int = 0,
     ) -> None:
-        if not 0.0 <= initial_accumulator_value:
+        if not initial_accumulator_value >= 0.0:
             raise ValueError(
                 f"Invalid initial_accumulator_value value: {initial_accumulator_value}"
             )
@@ -330,10 +199,10 @@ class RowWiseAdagrad(Adagrad):
                 f"RowWiseAdagrad is for tables of rows, but a parameter has shape {param.shape}"
             )
         value = group["initial_accumulator_value"]
-        return param.new_full((param.size(0),), value, dtype=_accumulator_type(param))
+        return param.new_full((param.size(0),), value, dtype=accumulator_type(param))
 
 
-class Adam(_TableOptimizer):
+class Adam(TableOptimizer):
     """Adam: ``torch.optim.Adam``, and ``torch.optim.SparseAdam`` for sparse gradients.
 
     Args:
@@ -459,3 +328,8 @@ class AdamW(Adam):
             rounding=rounding,
             seed=seed,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # as torch's, whatever was loaded
+            group["decoupled_weight_decay"] = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 import myemb
 from myemb.functional import embedding, embedding_bag, embedding_renorm_
 
+embedding_update_ = torch.ops.myemb.embedding_update_
 THREADS = (1, 2, 4, 8)
 WIDTHS = {
     torch.float64: (1, 19),
@@ -81,6 +83,58 @@ def results(dtype: torch.dtype, width: int) -> Iterator[tuple[str, str]]:
         yield f"renorm {norm_type}", digest(table)
 
 
+RULES: dict[str, tuple[int, dict[str, Any]]] = {  # the number of states, and the options
+    "sgd": (1, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    "adagrad": (1, {"eps": 1e-3}),
+    "row_wise_adagrad": (1, {"eps": 1e-3, "weight_decay": 0.01}),
+    "adam": (3, {"beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "shrink": 0.01, "amsgrad": True}),
+}
+HOT = 100_000
+
+
+def roundings(dtype: torch.dtype) -> tuple[str, ...]:
+    names = ("nearest", "stochastic", "split")
+    return names[: {torch.bfloat16: 3, torch.float16: 2}.get(dtype, 1)]
+
+
+def updates(dtype: torch.dtype, width: int) -> Iterator[tuple[str, str]]:
+    """Two steps of every rule: lookups of which a third is one row, and a gradient for all rows."""
+    generator = torch.Generator().manual_seed(width)
+    start = numbers(generator, ROWS, width).to(dtype)
+    size = HOT if width == 1 else ELEMENTS // width
+    lookups = skewed(generator, size)
+    if width == 1:
+        lookups = torch.full((size,), 7)
+    sparse = torch.sparse_coo_tensor(
+        lookups.unsqueeze(0),
+        numbers(generator, size, width).to(dtype),
+        (ROWS, width),
+        check_invariants=False,
+    )
+    dense = numbers(generator, ROWS, width).to(dtype)
+    accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+    for rule, (number, options) in RULES.items():
+        shape = (ROWS,) if rule == "row_wise_adagrad" else (ROWS, width)
+        for rounding in roundings(dtype):
+            weight = start.clone()
+            state = [torch.zeros(shape, dtype=accumulator) for _ in range(number)]
+            if rounding == "split":
+                state.append(torch.zeros(ROWS, width, dtype=torch.int16))
+            for step, gradient in enumerate((sparse, dense)):
+                embedding_update_(
+                    weight,
+                    state,
+                    gradient,
+                    rule=rule,
+                    lr=0.05,
+                    rounding=rounding,
+                    seed=9,
+                    step=step,
+                    **options,
+                )
+                yield f"{rule} {rounding} step {step}", digest(weight, *state)
+
+
 def main() -> None:
     report: dict[str, object] = {"capability": myemb._C.cpu_capability()}
     for threads in THREADS:
@@ -89,7 +143,7 @@ def main() -> None:
             f"{dtype} {width} {name}": value
             for dtype, widths in WIDTHS.items()
             for width in widths
-            for name, value in results(dtype, width)
+            for name, value in (*results(dtype, width), *updates(dtype, width))
         }
     print(json.dumps(report))
 

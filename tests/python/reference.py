@@ -115,3 +115,13 @@ def p_norm(values: list[float], p: float) -> float:
     if p == float("inf"):
         return max(values, default=0.0)
     return float(sum(value**p for value in values)) ** (1 / p)
+
+
+def row_wise_adagrad(
+    weight: Tensor, sums: Tensor, gradient: Tensor, lr: float, eps: float, weight_decay: float
+) -> None:
+    """A step in place: every row of ``weight`` has one sum, of the means of its squares."""
+    gradient = gradient + weight_decay * weight
+    if weight.size(1):
+        sums += gradient.square().mean(1)
+    weight -= lr * gradient / (sums.sqrt() + eps).unsqueeze(1)

@@ -83,7 +83,7 @@ def update_calls(weight: Tensor, rows: Tensor, upstream: Tensor) -> dict[str, Ca
         for kind, grad, lookups in (
             ("dense", weight, {}),
             ("sparse", sparse, {}),
-            ("lookups", upstream, {"indices": column, "mode": 1, "padding_idx": 3}),
+            ("lookups", upstream, {"indices": column, "bag_mode": 1, "padding_idx": 3}),
         ):
             made[f"embedding_update_ {rule} {kind}"] = (
                 lambda grad=grad, state=state, call=options | lookups: ops.embedding_update_(

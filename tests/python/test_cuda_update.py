@@ -167,7 +167,7 @@ def test_gradients_of_bags(
             positions=positions,
             per_sample_weights=factors,
             scale_grad_by_freq=frequency,
-            mode=mode,
+            bag_mode=mode,
             padding_idx=padding_idx,
         )
 
@@ -199,7 +199,7 @@ def test_bags_and_rows_of_every_length(rule: str, mode: int, dtype: torch.dtype,
     if mode == 2:
         weight = randn(40, 9, dtype=dtype)
         positions = torch.ops.myemb.embedding_bag_max(weight, rows, starts, factors)[1]
-    lookups = {"indices": rows, "offsets": starts, "positions": positions, "mode": mode}
+    lookups = {"indices": rows, "offsets": starts, "positions": positions, "bag_mode": mode}
     table = Table.of(rule, dtype, "nearest", 40, 9)
     table.check(gpu, grad, steps=1, per_sample_weights=factors, padding_idx=7, **lookups)
 
@@ -227,7 +227,7 @@ def test_any_layout(layout: str, rule: str, dtype: torch.dtype, rounding: str, g
         laid_out.check(gpu, variants(randn(9, 16, dtype=dtype))[layout])
         grad = variants(randn(6, 16, dtype=dtype))[layout]
         rows = variants(indices("uniform", 18, 9).view(6, 3))[layout]
-        laid_out.check(gpu, grad, indices=rows, mode=1)
+        laid_out.check(gpu, grad, indices=rows, bag_mode=1)
 
 
 @rules
@@ -289,7 +289,7 @@ def bad_calls(bad: int) -> list[tuple[Tensor | Sparse, dict[str, Any]]]:
     return [
         (Sparse(rows, randn(4, 16), 9), {}),
         (randn(4, 16), {"indices": rows.view(4, 1)}),
-        (randn(2, 16), {"indices": rows.int(), "offsets": starts, "mode": 1}),
+        (randn(2, 16), {"indices": rows.int(), "offsets": starts, "bag_mode": 1}),
         (randn(2, 16), {"indices": matrix, "per_sample_weights": weights}),
     ]
 

@@ -163,6 +163,59 @@ def test_backward_operators_of_bags(
         )
 
 
+UPDATES: dict[str, tuple[int, dict[str, Any]]] = {  # the number of states, and the options
+    "sgd": (0, {}),
+    "sgd momentum": (1, {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1}),
+    "adagrad": (1, {"eps": 0.5, "maximize": True}),
+    "row_wise_adagrad": (1, {"eps": 0.5}),
+    "adam": (2, {"beta1": 0.5, "beta2": 0.5, "shrink": 0.1}),
+    "adam amsgrad": (3, {"beta1": 0.5, "beta2": 0.5, "eps": 0.5, "amsgrad": True}),
+}
+
+
+@pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize(
+    "mode, rounding", [(None, "nearest"), (0, "stochastic"), (1, "split"), (2, "nearest")]
+)
+def test_embedding_update_(name: str, mode: int | None, rounding: str, device: str) -> None:
+    number, options = UPDATES[name]
+    rule = name.split()[0]
+    shape = (ROWS,) if rule == "row_wise_adagrad" else (ROWS, WIDTH)
+    dtype = torch.float32 if rounding == "nearest" else torch.bfloat16
+    weight = values(device, ROWS, WIDTH).to(dtype)
+    state = [values(device, *shape).abs() for _ in range(number)]
+    if rounding == "split":
+        state.append(torch.zeros(ROWS, WIDTH, dtype=torch.int16, device=device))
+    options = options | {"rule": rule, "lr": 0.5, "rounding": rounding, "seed": 3, "step": 4}
+    if mode is None:
+        opcheck(
+            ops.embedding_update_.default,
+            (weight, state, values(device, ROWS, WIDTH).to(dtype)),
+            options,
+        )
+        return
+    rows, offsets, last, bags = bag_lookups("matrix" if mode == 0 else "last", device)
+    positions = ops.embedding_bag_max(weight, rows, offsets, None, last)[1] if mode == 2 else None
+    factors = None if mode == 2 else values(device, *rows.shape).to(dtype)
+    grad = values(device, bags, WIDTH).to(dtype)
+    where = (rows, offsets, positions, factors, mode == 1, mode, last, 1)
+    opcheck(ops.embedding_update_.default, (weight, state, grad, *where), options)
+
+
+@pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
+def test_embedding_update_by_a_sparse_gradient(device: str) -> None:
+    sparse = torch.sparse_coo_tensor(
+        lookups(device, 1, 9), values(device, 9, WIDTH), (ROWS, WIDTH), check_invariants=True
+    )
+    opcheck(
+        ops.embedding_update_.default,
+        (values(device, ROWS, WIDTH), [], sparse),
+        {"rule": "sgd", "lr": 0.5},
+        test_utils="test_autograd_registration",  # the others want storages
+    )
+
+
 def test_every_operator_is_checked_here() -> None:
     """A new operator needs a test of its own in this file."""
     checked = {
@@ -176,6 +229,7 @@ def test_every_operator_is_checked_here() -> None:
         "embedding_bag_sparse_backward",
         "embedding_bag_per_sample_weights_backward",
         "coalesce",
+        "embedding_update_",
     }
     registered = {
         name.removeprefix("myemb::")

@@ -141,15 +141,15 @@ struct RowRenorm {
 struct RowUpdate {
   void* weight;
   Dtype dtype;
-  int64_t weight_size;  // bytes of an element
   int64_t dim;
-  void* row_state;  // accumulator type, one a row; of a row-wise rule
-  void* states[3];  // accumulator type, of the shape of the table; as many as the rule has
+  void* row_state;      // accumulator type, one a row; of a row-wise rule
+  void* states[3];      // accumulator type, of the shape of the table; as many as the rule has
   int16_t* low_halves;  // of Rounding::Split
   UpdateOptions options;
   const void* grads;    // contiguous; grads[i] is the gradient of row rows[i]
   bool exact;           // grads are of the accumulator type, else of the table's
   const int64_t* rows;  // distinct and valid; null: row i
+  int64_t rows_end;     // so many of them may be asked for ahead
 };
 
 struct Kernels {

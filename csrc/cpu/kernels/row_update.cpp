@@ -136,6 +136,22 @@ struct SplitStorage {
   int16_t* low_halves;
 };
 
+// How many rows before its update a row is asked for, and asking for all of it.
+MYEMB_INLINE int64_t rows_ahead(const RowUpdate& args) {
+  return kPrefetchBytes / (args.dim * size_of(args.dtype) + 1) + 1;
+}
+
+MYEMB_INLINE void prefetch_tables(const RowUpdate& args, int64_t row) {
+  const int64_t accumulator_size = args.dtype == Dtype::Double ? sizeof(double) : sizeof(float);
+  const int64_t bytes = args.dim * size_of(args.dtype), state_bytes = args.dim * accumulator_size;
+  prefetch_row(args.weight, row, bytes, bytes);
+  for (const void* const states : args.states) {
+    if (states) prefetch_row(states, row, state_bytes, state_bytes);
+  }
+  if (args.row_state) prefetch_row(args.row_state, row, accumulator_size, 1);
+  if (args.low_halves) prefetch_row(args.low_halves, row, bytes, bytes);
+}
+
 // Updates rows by their gradients, which are G.
 template <typename G, typename Storage, typename Rule>
 class RowUpdater {
@@ -148,25 +164,18 @@ class RowUpdater {
   }
 
   void update(int64_t begin, int64_t end) const {
-    const int64_t dim = args_.dim;
-    const int64_t ahead = kPrefetchBytes / (dim * static_cast<int64_t>(sizeof(G)) + 1) + 1;
+    if (!args_.rows) {  // the processor sees itself where this goes
+      for (int64_t i = begin; i < end; ++i) update_row(i, i);
+      return;
+    }
+    const int64_t ahead = rows_ahead(args_);
     for (int64_t i = begin; i < end; ++i) {
-      if (args_.rows && i + ahead < end) prefetch_rows(args_.rows[i + ahead]);
-      update_row(i, args_.rows ? args_.rows[i] : i);
+      if (i + ahead < args_.rows_end) prefetch_tables(args_, args_.rows[i + ahead]);
+      update_row(i, args_.rows[i]);
     }
   }
 
  private:
-  MYEMB_INLINE void prefetch_rows(int64_t row) const {
-    const int64_t dim = args_.dim, state_bytes = dim * static_cast<int64_t>(sizeof(A));
-    const int64_t bytes = dim * args_.weight_size;
-    prefetch_row(args_.weight, row, bytes, bytes);
-    for (int s = 0; s < Rule::kStates; ++s) {
-      prefetch_row(states_[s], row, state_bytes, state_bytes);
-    }
-    if constexpr (Rule::kRowWise) prefetch_row(args_.row_state, row, sizeof(A), 1);
-  }
-
   MYEMB_INLINE void update_row(int64_t i, int64_t row) const {
     const int64_t dim = args_.dim, start = row * dim;
     const G* const grad = static_cast<const G*>(args_.grads) + i * dim;
@@ -192,14 +201,20 @@ class RowUpdater {
 
   template <typename Row>
   MYEMB_INLINE A mean_square(const G* grad, const Row& weights) const {
-    const auto square = [&](A lane, int64_t d) MYEMB_INLINE_LAMBDA {
-      const A loss = load<1>(grad + d);
-      const A w = gradient_.weight_decay != 0 ? weights.template load<1>(d) : A(0);
-      const A g = gradient_.prepare(w, loss);
-      return lane + g * g;
+    const auto mean = [&](const auto& gradient) MYEMB_INLINE_LAMBDA {
+      const auto fold = [&](A lane, int64_t d) MYEMB_INLINE_LAMBDA {
+        const A g = gradient(d);
+        return lane + g * g;
+      };
+      const A sum = reduce_lanes(args_.dim, A(0), fold, [](A a, A b) { return a + b; });
+      return sum / static_cast<A>(args_.dim);
     };
-    const A sum = reduce_lanes(args_.dim, A(0), square, [](A a, A b) { return a + b; });
-    return sum / static_cast<A>(args_.dim);
+    if (gradient_.weight_decay == 0) {  // apart, so that the compiler has no condition in the loop
+      return mean([&](int64_t d) MYEMB_INLINE_LAMBDA { return load<1>(grad + d); });
+    }
+    return mean([&](int64_t d) MYEMB_INLINE_LAMBDA {
+      return gradient_.prepare(weights.template load<1>(d), load<1>(grad + d));
+    });
   }
 
   const RowUpdate& args_;
@@ -236,36 +251,26 @@ SegmentSum block_of(SegmentSum sums, int64_t begin, int64_t count, void* out) {
   return sums;
 }
 
-// Asks for everything that an update of these rows reads and writes.
-void prefetch_rows(const RowUpdate& args, int64_t accumulator_size, int64_t begin, int64_t end) {
-  const int64_t bytes = args.dim * args.weight_size, state_bytes = args.dim * accumulator_size;
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t row = args.rows[i];
-    prefetch_row(args.weight, row, bytes, bytes);
-    for (const void* const states : args.states) {
-      if (states) prefetch_row(states, row, state_bytes, state_bytes);
-    }
-    if (args.row_state) prefetch_row(args.row_state, row, accumulator_size, 1);
-    if (args.low_halves) prefetch_row(args.low_halves, row, bytes, bytes);
-  }
-}
-
 }  // namespace
 
 void segment_update(const SegmentSum& sums, const RowUpdate& args, int64_t begin, int64_t end) {
   const int64_t size = args.dtype == Dtype::Double ? sizeof(double) : sizeof(float);
   const int64_t row_bytes = args.dim * size;
-  const int64_t block = row_bytes < kBlockBytes ? kBlockBytes / (row_bytes + 1) + 1 : 1;
+  const int64_t block = kBlockBytes / (row_bytes + 1) + 1;
   const std::unique_ptr<char[]> buffer(new char[block * row_bytes]);
   RowUpdate update = args;
-  update.grads = buffer.get();
   update.exact = true;
+  update.rows_end = end;
+  for (int64_t row = begin; row < std::min(begin + rows_ahead(args), end); ++row) {
+    prefetch_tables(args, args.rows[row]);
+  }
   for (int64_t first = begin; first < end; first += block) {
     const int64_t count = std::min(block, end - first);
-    prefetch_rows(args, size, first, first + count);
     segment_sum(block_of(sums, first, count, buffer.get()), 0, count);
-    update.rows = args.rows + first;
-    row_update(update, 0, count);
+    // Rows are numbered as segments are, the buffer's from `first` on.
+    update.grads = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(buffer.get()) -
+                                                 static_cast<uintptr_t>(first * row_bytes));
+    row_update(update, first, first + count);
   }
 }
 

@@ -117,8 +117,8 @@ struct UpdateLookups {
   std::optional<c10::SymInt> padding_idx = std::nullopt;
 };
 
-// One step of an optimizer on the table `weight` (V, D), in place, with the sums and the rounding of
-// the numbers contract. The gradient of the table is
+// One step of an optimizer on the table `weight` (V, D), in place, with the sums and the rounding
+// of the numbers contract. The gradient of the table is
 //
 //   grad (V, D), strided     every row is updated;
 //   grad (V, D), sparse      COO; each row that it has an entry for is updated once, by the sum of

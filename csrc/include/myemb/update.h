@@ -2,7 +2,10 @@
 
 // The numbers of one step of an optimizer, as myemb::embedding_update_ takes them.
 
+#include <myemb/export.h>
+
 #include <cstdint>
+#include <string_view>
 
 namespace myemb {
 
@@ -40,5 +43,12 @@ struct UpdateOptions {
   uint64_t seed = 0;  // of stochastic rounding: its bits are a function of the seed, the step, the
   uint64_t step = 0;  // row and the column
 };
+
+// "sgd", "adagrad", "row_wise_adagrad" or "adam"; "nearest", "stochastic" or "split". The functions
+// from names throw c10::ValueError for any other.
+MYEMB_API UpdateRule update_rule(std::string_view name);
+MYEMB_API Rounding rounding(std::string_view name);
+MYEMB_API const char* name_of(UpdateRule rule);
+MYEMB_API const char* name_of(Rounding rounding);
 
 }  // namespace myemb

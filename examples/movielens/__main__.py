@@ -1,6 +1,6 @@
 """Trains a film recommender with PyTorch's embeddings and with myemb's, and compares the two.
 
-Run it from a checkout with ``make demo``, or ``python examples/movielens/main.py --help``.
+Run it from a checkout with ``make demo``, or ``python -m examples.movielens --help``.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import argparse
 import os
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 
 import torch
-from dataset import TERMS, MovieLens, fetch, load
-from model import Engine
-from report import comparison, films, plot
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from torch import nn
-from train import Trainer, baseline_auc
+
+from ..common.training import train_in_turns
+from .dataset import TERMS, MovieLens, fetch, load
+from .model import Engine
+from .report import comparison, films, plot
+from .train import Trainer, baseline_auc
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "movielens.png"
 ENGINES = ("torch-dense", "torch-sparse", "myemb")
@@ -56,29 +56,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(trainers: list[Trainer], epochs: int, console: Console) -> None:
-    """Trains every model, an epoch of each in turn: they meet the same load of the machine."""
-    columns = (
-        TextColumn("{task.description:12}"),
-        BarColumn(),
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        TextColumn("{task.fields[done]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        tasks = [
-            progress.add_task(
-                t.engine.name, total=epochs * t.steps, epoch=0, epochs=epochs, done=""
-            )
-            for t in trainers
-        ]
-        for epoch in range(epochs):
-            for trainer, task in zip(trainers, tasks, strict=True):
-                progress.update(task, epoch=epoch + 1)
-                trainer.run_epoch(partial(progress.advance, task))
-                auc = trainer.epochs[-1].auc["valid"]
-                progress.update(task, done=f"{trainer.wall:5.1f} s, validation AUC {auc:.4f}")
-
-
 def describe(data: MovieLens, console: Console) -> None:
     """Prints what the data is, and its terms."""
     sizes = ", ".join(f"{len(part):,} {split}" for split, part in data.splits.items())
@@ -105,7 +82,7 @@ def main() -> int:
         Trainer(data, engine(name), arguments.seed, arguments.batch_size)
         for name in arguments.engines
     ]
-    train(trainers, arguments.epochs, console)
+    train_in_turns(trainers, arguments.epochs, console)
     console.print(comparison(trainers, (before, os.getloadavg()[0])))
 
     auc = [trainer.epochs[trainer.best].auc["test"] for trainer in trainers]

@@ -1,0 +1,1 @@
+"""What the examples share: data that is fetched and checked, bags, clocks, tables and plots."""

@@ -1,0 +1,1 @@
+"""A film recommender: eleven embedding tables trained on MovieLens-100k."""

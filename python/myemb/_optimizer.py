@@ -1,0 +1,189 @@
+"""The base of the optimizers of ``myemb.optim``: torch's base class with steps on tables."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Rounding = Literal["nearest", "stochastic", "split"]
+
+_update_ = torch.ops.myemb.embedding_update_
+_ROUNDINGS = ("nearest", "stochastic", "split")
+_MAX_SEED = 2**63
+
+
+def accumulator_type(weight: Tensor) -> torch.dtype:
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+def _rounding(param: Tensor, group: dict[str, Any]) -> str:
+    """Only 16 bits are rounded to: other parameters of a group are stored as they are."""
+    return str(group["rounding"]) if param.element_size() == 2 else "nearest"
+
+
+def _update_as_table(
+    param: Tensor, state: list[Tensor], grad: Tensor, options: dict[str, Any]
+) -> None:
+    """Any parameter is a table: of its first dimension's rows, or of one row."""
+    rows = param.size(0) if grad.is_sparse else 1
+    written = [param, *state]
+    weight, *tables = (tensor.contiguous().view(rows, -1) for tensor in written)
+    if grad.is_sparse:
+        if grad.sparse_dim() != 1:
+            raise RuntimeError(
+                f"a sparse gradient has to be one of rows (sparse_dim 1), but that of a parameter "
+                f"of shape {list(param.shape)} has sparse_dim {grad.sparse_dim()}"
+            )
+        values = grad._values().reshape(grad._nnz(), weight.size(1))
+        grad = torch.sparse_coo_tensor(
+            grad._indices(), values, weight.shape, check_invariants=False
+        )
+    else:
+        grad = grad.contiguous().view(rows, -1)
+    _update_(weight, tables, grad, **options)
+    for tensor, table in zip(written, (weight, *tables), strict=True):
+        if not tensor.is_contiguous():
+            tensor.copy_(table.view(tensor.shape))
+
+
+class TableOptimizer(torch.optim.Optimizer):
+    """What the optimizers of this module share.
+
+    A subclass says which states a parameter has and what the numbers of its next step are.
+    """
+
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        for name in ("capturable", "differentiable"):
+            if defaults.get(name):
+                raise NotImplementedError(f"myemb.optim.{type(self).__name__}: {name}=True")
+        lr = defaults["lr"]
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        for name in ("lr", "eps", "weight_decay", "momentum", "lr_decay"):
+            value = defaults.get(name, 0.0)
+            if not float(value) >= 0.0:
+                title = {"lr": "learning rate"}.get(name, name)
+                raise ValueError(f"Invalid {title}: {value}")
+        if defaults["rounding"] not in _ROUNDINGS:
+            raise ValueError(
+                f"rounding has to be one of {', '.join(_ROUNDINGS)} but got {defaults['rounding']}"
+            )
+        if not 0 <= defaults["seed"] < _MAX_SEED:
+            raise ValueError(f"seed has to be in [0, 2**63) but got {defaults['seed']}")
+        super().__init__(params, defaults)
+        self.fused: list[Any] = []  # handles of tables that are fused; they live as long as this
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a state_dict of torch's optimizer has no such options
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates every parameter that has a gradient.
+
+        Args:
+            closure: Evaluates the model again and returns the loss.
+
+        Returns:
+            The loss, or ``None``.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, param.grad, group)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the state of an optimizer of this class, or of torch's class of that name."""
+        seen: dict[str, Any] = {}
+        hooks = (
+            self.register_load_state_dict_pre_hook(lambda _, given: seen.update(given)),
+            self.register_load_state_dict_post_hook(lambda _: self._uncast(seen), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _uncast(self, state_dict: dict[str, Any]) -> None:
+        """Undoes a cast of all states to the type of the parameter: they may have more bits."""
+        saved = itertools.chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+        params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
+        for name, param in zip(saved, params, strict=True):
+            for key, value in state_dict["state"].get(name, {}).items():
+                if isinstance(value, Tensor) and key != "step":
+                    dtype = value.dtype if key == "low_halves" else accumulator_type(param)
+                    self.state[param][key] = value.to(param.device, dtype)
+
+    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        before = dict(self.state[param])
+        try:
+            state, options = self.next_update(param, group, grad.is_sparse)
+            if param.dim() == 2:
+                _update_(param, state, grad, **options)
+            else:
+                _update_as_table(param, state, grad, options)
+        except Exception:
+            self.state[param] = before  # the step has not been made
+            raise
+
+    def next_update(
+        self, param: Tensor, group: dict[str, Any], sparse: bool
+    ) -> tuple[list[Tensor], dict[str, Any]]:
+        """Counts a step; returns the states and the keyword arguments of ``embedding_update_``."""
+        state = self.state[param]
+        step = self._count_step(state)
+        options = self._options(group, state, step, sparse)
+        options |= {
+            "lr": options.get("lr", float(group["lr"])),
+            "maximize": group["maximize"],
+            "rounding": _rounding(param, group),
+            "seed": group["seed"],
+            "step": step,
+        }
+        return self._tables(param, group), options
+
+    @staticmethod
+    def _count_step(state: dict[str, Any]) -> int:
+        """Not in place: a step that fails is not counted."""
+        count = int(state.get("step") or 0) + 1  # torch.optim.SparseAdam has an int
+        dtype = torch.float32 if count < 2**24 else torch.float64
+        state["step"] = torch.tensor(float(count), dtype=dtype)
+        return count
+
+    def _tables(self, param: Tensor, group: dict[str, Any]) -> list[Tensor]:
+        """The tensors that go with a parameter, made at its first step."""
+        state = self.state[param]
+        tables = []
+        for name in self._state_names(group):
+            if state.get(name) is None:
+                state[name] = self._new_state(param, group)
+            tables.append(state[name])
+        if _rounding(param, group) == "split":
+            if state.get("low_halves") is None:
+                state["low_halves"] = param.new_zeros(param.shape, dtype=torch.int16)
+            tables.append(state["low_halves"])
+        return tables
+
+    def _new_state(self, param: Tensor, group: dict[str, Any]) -> Tensor:
+        return param.new_zeros(param.shape, dtype=accumulator_type(param))
+
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def _options(
+        self, group: dict[str, Any], state: dict[str, Any], step: int, sparse: bool
+    ) -> dict[str, Any]:
+        raise NotImplementedError
