@@ -21,12 +21,15 @@ RowGroups group_by_row(const DeviceCall& call, const Indices& indices, int64_t n
   return result;
 }
 
+at::Tensor partials_of(const DeviceCall& call, const GradientSum& sum) {
+  return call.scratch(
+      static_cast<int64_t>(sum_partials_bytes(sum.groups.count, sum.rows.dim, sum.rows.dtype)));
+}
+
 at::Tensor dense_gradient(const DeviceCall& call, GradientSum sum,
                           const at::TensorOptions& options) {
-  const int64_t dim = sum.rows.dim;
-  const at::Tensor gradient = call.output({sum.groups.num_rows, dim}, options);
-  const at::Tensor partials =
-      call.scratch(static_cast<int64_t>(sum_partials_bytes(sum.groups.count, dim, sum.rows.dtype)));
+  const at::Tensor gradient = call.output({sum.groups.num_rows, sum.rows.dim}, options);
+  const at::Tensor partials = partials_of(call, sum);
   sum.out = gradient.mutable_data_ptr();
   sum.partials = partials.mutable_data_ptr();
   call.check(launch_zero(sum.out, gradient.nbytes(), call.stream()));

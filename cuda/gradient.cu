@@ -4,6 +4,7 @@
 #include <cuda/kernels/width.h>
 #include <cuda/launch.h>
 #include <cuda/kernels/runs.cuh>
+#include <cuda/kernels/where_max.cuh>
 
 namespace myemb::cuda {
 namespace {
@@ -13,71 +14,50 @@ namespace {
 template <typename T>
 constexpr int kMaxColumns = sizeof(T) < sizeof(int64_t) ? 2 : 1;
 
-// Mode max: a lookup adds to the columns whose maximum it was. Rows are read only where that is so:
-// elsewhere the very first value is, which costs nothing.
-template <typename T, int N>
-struct WhereMax : RowReader<T, N> {
-  static constexpr int kBytes = (sizeof(T) + sizeof(int64_t)) * N;
-  static constexpr bool kSelects = true;
-
-  struct Place {
-    const T* row;
-    const int64_t* positions;
-    int64_t position;
-  };
-
-  const int64_t* positions;  // (B, dim)
-  int64_t dim;
-
-  template <typename Lookup>
-  __device__ Place place(const Lookup& lookup) const {
-    return {this->row(lookup.row), positions + lookup.row * dim, lookup.position};
-  }
-
-  template <int kRows>
-  __device__ void read_batch(const Place* places, int64_t column, Batch<T, N, kRows>& batch) const {
-    Word<int64_t, N> maxima[kRows];
-#pragma unroll
-    for (int u = 0; u < kRows; ++u) maxima[u] = load_word<N>(places[u].positions + column);
-    __syncwarp();  // no load is moved past this point
-#pragma unroll
-    for (int u = 0; u < kRows; ++u) {
-      const Pack<int64_t, N> pack = unpack<int64_t, N>(maxima[u]);
-      unsigned columns = 0;
-#pragma unroll
-      for (int n = 0; n < N; ++n) columns |= (pack.values[n] == places[u].position) << n;
-      batch.columns[u] = columns;
-      batch.words[u] = this->read(columns ? places[u].row : this->data, columns ? column : 0);
-    }
-  }
-};
-
 template <typename T, int N, typename Reader>
 int launch_runs_and_long_sums(const GradientSum& args, const Reader& rows, Stream stream) {
   const int64_t count = args.groups.count;
   const Runs<Accumulator<T>> runs(args);
   const auto output = sum_output<T>(args.out, args.partials, count, args.rows.dim, args.average);
-  const int error = launch_runs<T, N>(runs, count, rows, output, stream);
+  const int error = args.average ? launch_runs<T, N, true>(runs, count, rows, output, stream)
+                                 : launch_runs<T, N, false>(runs, count, rows, output, stream);
   if (error != cudaSuccess) return error;
   return launch_long_sums<T, N>(runs, count, rows, output, stream);
+}
+
+// Calls f.operator()<T, N>(reader) with the reader of the gradient's rows; `out` as in visit_width.
+template <typename F>
+int visit_reader(const GradientSum& args, const void* out, const F& f) {
+  return visit(args.rows.dtype, [&]<typename T>(T) {
+    if (!args.positions) {
+      return visit_width<T>(args.rows, out, [&]<int N>() {
+        return f.template operator()<T, N>(reader_of<T, N>(args.rows));
+      });
+    }
+    const auto with_positions = [&]<int N>() {
+      return f.template operator()<T, N>(
+          WhereMax<T, N>{reader_of<T, N>(args.rows), args.positions, args.rows.dim});
+    };
+    if (!is_aligned(args.positions, kAccessBytes)) return with_positions.template operator()<1>();
+    return visit_width<T, kMaxColumns<T>>(args.rows, out, with_positions);
+  });
 }
 
 }  // namespace
 
 int launch_gradient_sum(const GradientSum& args, Stream stream) {
   if (args.groups.count == 0) return cudaSuccess;
-  return visit(args.rows.dtype, [&]<typename T>(T) {
-    if (!args.positions) {
-      return visit_width<T>(args.rows, args.out, [&]<int N>() {
-        return launch_runs_and_long_sums<T, N>(args, reader_of<T, N>(args.rows), stream);
-      });
-    }
-    const auto launch = [&]<int N>() {
-      const WhereMax<T, N> rows{reader_of<T, N>(args.rows), args.positions, args.rows.dim};
-      return launch_runs_and_long_sums<T, N>(args, rows, stream);
-    };
-    if (!is_aligned(args.positions, kAccessBytes)) return launch.template operator()<1>();
-    return visit_width<T, kMaxColumns<T>>(args.rows, args.out, launch);
+  return visit_reader(args, args.out, [&]<typename T, int N>(const auto& rows) {
+    return launch_runs_and_long_sums<T, N>(args, rows, stream);
+  });
+}
+
+int launch_gradient_chunks(const GradientSum& args, Stream stream) {
+  const int64_t count = args.groups.count, dim = args.rows.dim;
+  return visit_reader(args, args.partials, [&]<typename T, int N>(const auto& rows) {
+    const Runs<Accumulator<T>> runs(args);
+    const auto output = sum_output<T>(nullptr, args.partials, count, dim, args.average);
+    return launch_chunks<T, N, Sum<T, N>>(runs, count, dim, rows, output, stream);
   });
 }
 

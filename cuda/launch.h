@@ -8,6 +8,7 @@
 // or an offset out of range stops the kernel with a device-side assertion that names the op.
 // Kernels use no atomics: what they compute does not depend on the order in which threads run.
 
+#include <myemb/update.h>
 #include <policies/numbers.h>
 #include <policies/views.h>
 
@@ -27,6 +28,7 @@ enum class Op : int8_t {
   EmbeddingBagDenseBackward,
   EmbeddingBagSparseBackward,
   EmbeddingBagPerSampleWeightsBackward,
+  EmbeddingUpdate,
 };
 
 // ---- embedding
@@ -177,6 +179,9 @@ struct GradientSum {
 };
 int launch_gradient_sum(const GradientSum& args, Stream stream);
 
+// The chunks of long runs alone, into the partial rows; `out` is not looked at.
+int launch_gradient_chunks(const GradientSum& args, Stream stream);
+
 // out[i] = weight_i * rows[source_i], zero where source_i is -1.
 struct WeightedRows {
   Rows rows;
@@ -214,6 +219,38 @@ struct RowRenorm {
   double norm_type;
 };
 int launch_row_renorm(const RowRenorm& args, Stream stream);
+
+// ---- optimizers
+// ----------------------------------------------------------------------------------
+
+// What a step changes: weights and states of (num_rows, dim), contiguous, the states in the
+// accumulator type; null where the rule has none (see embedding_update_ in myemb/ops.h).
+struct TableState {
+  void* weight;
+  Dtype dtype;
+  int64_t num_rows;
+  int64_t dim;
+  void* row_state;  // (num_rows)
+  void* states[3];
+  int16_t* low_halves;
+};
+
+// A step on the table by a gradient of its own shape and dtype.
+struct DenseUpdate {
+  TableState table;
+  Rows grad;
+  UpdateOptions options;
+};
+int launch_dense_update(const DenseUpdate& args, Stream stream);
+
+// A step on the rows that have lookups, by what `sum` says; `sum.out` is not looked at. Rows
+// without lookups stay as they are.
+struct RowsUpdate {
+  TableState table;
+  GradientSum sum;
+  UpdateOptions options;
+};
+int launch_rows_update(const RowsUpdate& args, Stream stream);
 
 // ---- memory
 // --------------------------------------------------------------------------------------

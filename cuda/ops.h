@@ -11,6 +11,7 @@ void register_embedding_bag(torch::Library& m);
 void register_embedding_bag_backward(torch::Library& m);
 void register_renorm(torch::Library& m);
 void register_tables(torch::Library& m);
+void register_update(torch::Library& m);
 
 inline void register_ops(torch::Library& m) {
   register_embedding(m);
@@ -18,6 +19,10 @@ inline void register_ops(torch::Library& m) {
   register_embedding_bag_backward(m);
   register_renorm(m);
   register_tables(m);
+  register_update(m);
 }
+
+// The ops that take sparse tensors, for their dispatch key.
+inline void register_sparse_ops(torch::Library& m) { register_update(m); }
 
 }  // namespace myemb::cuda

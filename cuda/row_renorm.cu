@@ -88,11 +88,7 @@ __device__ __forceinline__ int collect_rows(const SortedLookups& lookups, int64_
   const int64_t i = first + lane;
   const bool is_mine = lane < count && i < lookups.count();
   const int64_t index = is_mine ? lookups.row(i) : 0;
-  const bool starts = is_mine && lookups.starts_row(i, index);
-  const unsigned votes = __ballot_sync(kWholeWarp, starts);
-  if (starts) indices[__popc(votes & ((1u << lane) - 1))] = index;
-  __syncwarp();
-  return __popc(votes);
+  return collect(is_mine && lookups.starts_row(i, index), index, indices);
 }
 
 template <typename T, int N, typename Norm>

@@ -10,10 +10,10 @@
 //     // accumulator or a vector of them; sqrt takes the roots of one.
 //     template <typename V, typename Sqrt>
 //     void apply(V& w, const V& g, V* states, A row_factor, const Sqrt& sqrt) const;
-//     // Row-wise rules alone: takes the mean square of a row's gradient into its state, and
-//     returns
-//     // the row_factor of its columns.
-//     A update_row(A& state, A mean_square) const;
+//     // Row-wise rules alone: the state of a row with the mean square of its gradient added, and
+//     // the row_factor of its columns that follows from it.
+//     A updated_row(A state, A mean_square) const;
+//     A row_factor(A state) const;
 //   };
 //
 // The operations and their order are a part of the numbers contract: no fused multiply-add, and
@@ -119,10 +119,8 @@ struct RowWiseAdagrad {
   explicit RowWiseAdagrad(const UpdateOptions& options)
       : lr(static_cast<A>(options.lr)), eps(static_cast<A>(options.eps)) {}
 
-  MYEMB_INLINE A update_row(A& state, A mean_square) const {
-    state = state + mean_square;
-    return lr / (std::sqrt(state) + eps);
-  }
+  MYEMB_INLINE A updated_row(A state, A mean_square) const { return state + mean_square; }
+  MYEMB_INLINE A row_factor(A state) const { return lr / (std::sqrt(state) + eps); }
 
   template <typename V, typename Sqrt>
   MYEMB_INLINE void apply(V& w, const V& g, V* /*states*/, A row_factor,

@@ -39,6 +39,16 @@ inline dim3 grid_for_lookups(int64_t count, const LaneShape& shape) {
   return grid_for((count + shape.lookups - 1) / shape.lookups, kWarp);
 }
 
+// Puts the values that threads of a warp have, where `has`, side by side into `side_by_side`, and
+// returns how many there are.
+__device__ __forceinline__ int collect(bool has, int64_t value, int64_t* side_by_side) {
+  const unsigned votes = __ballot_sync(kWholeWarp, has);
+  const unsigned before = (1u << threadIdx.x % kWarp) - 1;
+  if (has) side_by_side[__popc(votes & before)] = value;
+  __syncwarp();
+  return __popc(votes);
+}
+
 // The accesses of this thread to the `left` columns from `begin` on: kAccesses of N columns, kLanes
 // columns apart, of which the first kWhole are known to be in the row. All are under way before one
 // is used, which needs loads without conditions, and a fold without branches: one behind the end

@@ -26,6 +26,9 @@ __device__ __forceinline__ void refuse_index(Op op) {
     case Op::EmbeddingBagPerSampleWeightsBackward:
       assert(false && "myemb::embedding_bag_per_sample_weights_backward: index out of range");
       break;
+    case Op::EmbeddingUpdate:
+      assert(false && "myemb::embedding_update_: index out of range");
+      break;
     default:
       assert(false && "myemb: index out of range");
   }

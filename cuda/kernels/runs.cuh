@@ -69,19 +69,28 @@ class RunWindow {
   bool done_;
 };
 
-// The run that is being added up. kAverage: it is divided by its length. If that were asked for
+// The run that is being added up. kAverage: it may be divided by its length. If that were asked for
 // each run, the question alone would be a quarter of the instructions.
-template <typename T, int N, bool kAverage>
+//
+// A sink that reads before it writes (an optimizer's) lets finished runs wait until the rows that
+// are in flight are added up, at most kRows of them: it then asks for all that it reads at once.
+template <typename T, int N, int kRows, bool kAverage, typename Sink>
 class OpenRun {
  public:
   using A = Accumulator<T>;
 
-  __device__ OpenRun(const SumOutput<T>& output, int64_t column, bool in_row)
-      : sum_(output, column, {}, true), in_row_(in_row) {}
+  __device__ OpenRun(const SumOutput<T, Sink>& output, const ThreadGroup& group, int64_t column,
+                     bool in_row)
+      : output_(output), waiting_(group), column_(column), in_row_(in_row) {}
 
   // row -1: none.
   __device__ void close_and_open(int64_t row) {
-    if (row_ >= 0 && in_row_) sum_.write(row_, kAverage ? length_ : 1);
+    if (row_ >= 0 && in_row_) {
+      A result[N];
+      sum_.copy_to(result);
+      output_.finish(result, kAverage ? length_ : 1);
+      waiting_.add(output_.sink, row_, column_, result);
+    }
     sum_.start_again();
     row_ = row;
     length_ = 0;
@@ -92,8 +101,14 @@ class OpenRun {
     ++length_;
   }
 
+  // The whole warp calls it.
+  __device__ void write_waiting() { waiting_.write_all(output_.sink, column_); }
+
  private:
-  Sum<T, N> sum_;
+  const SumOutput<T, Sink>& output_;
+  RunningSum<T, N> sum_;
+  typename Sink::template Waiting<N, kRows> waiting_;
+  int64_t column_;
   bool in_row_;
   int64_t row_ = -1;
   int length_ = 0;
@@ -106,10 +121,11 @@ struct HeldRuns : HeldLookups<Reader, A> {
 
 // The kRows lookups from `held` number `at` on; bit u of `borders` says whether another run starts
 // with lookup u. What comes behind the window's runs is added to none.
-template <int kRows, typename T, int N, bool kAverage, typename Held, typename Reader>
+template <typename T, int N, int kRows, bool kAverage, typename Held, typename Reader,
+          typename Sink>
 __device__ __forceinline__ void add_to_runs(const Held& held, int at, bool has_weights,
                                             unsigned borders, const Reader& rows, int64_t column,
-                                            OpenRun<T, N, kAverage>& run) {
+                                            OpenRun<T, N, kRows, kAverage, Sink>& run) {
   Batch<T, N, kRows> batch;
   rows.read_batch(held.places + at, column, batch);
   __syncwarp();  // no load is moved past this point
@@ -127,14 +143,16 @@ __device__ __forceinline__ void add_to_runs(const Held& held, int at, bool has_w
 }
 
 // So many blocks fit on an SM without spilled registers.
-template <typename Reader>
-inline constexpr int kRunBlocks = Reader::kBytes < 16 ? 4 : 3;
+template <typename Reader, typename Sink>
+inline constexpr int kRunBlocks = Sink::kRunBlocks      ? Sink::kRunBlocks
+                                  : Reader::kBytes < 16 ? 4
+                                                        : 3;
 
 // A group for each window.
-template <typename T, int N, bool kAverage, typename Source, typename Reader>
-__global__ void __launch_bounds__(kThreads, kRunBlocks<Reader>)
+template <typename T, int N, bool kAverage, typename Source, typename Reader, typename Sink>
+__global__ void __launch_bounds__(kThreads, kRunBlocks<Reader, Sink>)
     reduce_runs(const Shape shape, const Source runs, const Reader rows,
-                const SumOutput<T> output) {
+                const SumOutput<T, Sink> output) {
   constexpr int kRows = kRowsInFlight<Reader::kBytes>;
   __shared__ HeldRuns<Reader, Accumulator<T>> held;
   const ThreadGroup group(shape.group_size);
@@ -143,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, kRunBlocks<Reader>)
   const int at = static_cast<int>(threadIdx.x) - group.lane();
   RunWindow window(shape.item(group), runs.total());
   window.find_start(group, runs);
-  OpenRun<T, N, kAverage> run(output, column, in_row);
+  OpenRun<T, N, kRows, kAverage, Sink> run(output, group, column, in_row);
 #pragma unroll 1
   while (any_in_warp(!window.done())) {
     const RunStep step = window.step(group, runs);
@@ -161,23 +179,23 @@ __global__ void __launch_bounds__(kThreads, kRunBlocks<Reader>)
     __syncwarp();
 #pragma unroll 1
     for (int first = 0; any_in_warp(first < step.count); first += kRows) {
-      add_to_runs<kRows, T, N>(held, at + first, runs.weighted(), step.borders >> first, rows,
-                               column, run);
+      add_to_runs(held, at + first, runs.weighted(), step.borders >> first, rows, column, run);
+      run.write_waiting();
     }
   }
   run.close_and_open(-1);
+  run.write_waiting();
 }
 
-template <typename T, int N, typename Source, typename Reader>
+template <typename T, int N, bool kAverage, typename Source, typename Reader, typename Sink>
 int launch_runs(const Source& runs, int64_t num_lookups, const Reader& rows,
-                const SumOutput<T>& output, cudaStream_t stream) {
-  const auto kernel = output.average ? reduce_runs<T, N, true, Source, Reader>
-                                     : reduce_runs<T, N, false, Source, Reader>;
+                const SumOutput<T, Sink>& output, cudaStream_t stream) {
   const int64_t windows = (num_lookups + kRunWindow - 1) / kRunWindow;
   const int size = group_size_for<T, N>(output.dim);
   return launch_shapes(size, windows, output.dim, N,
                        [&](dim3 grid, unsigned threads, const Shape& shape) {
-                         kernel<<<grid, threads, 0, stream>>>(shape, runs, rows, output);
+                         reduce_runs<T, N, kAverage, Source, Reader, Sink>
+                             <<<grid, threads, 0, stream>>>(shape, runs, rows, output);
                        });
 }
 

@@ -186,6 +186,20 @@ class Runs {
     return i == 0 || row_or_padding(i) != row_or_padding(i - 1);
   }
 
+  // Whether a run starts with lookup i that is not of padding.
+  __device__ bool starts_row(int64_t i) const { return sorted_.starts_row(i, sorted_.row(i)); }
+
+  // The run that starts with lookup i. Most are of one or two: its end is looked for nearby first.
+  __device__ Segment run_from(int64_t i) const {
+    const int64_t row = sorted_.row(i);
+    int64_t low = i + 1, step = 1;
+    while (low + step <= total() && sorted_.row(low + step - 1) == row) {
+      low += step;
+      step *= 2;
+    }
+    return {row, i, sorted_.lower_bound(row + 1, low, min(low + step, total()))};
+  }
+
   __device__ RunBorder border(int64_t i) const {
     const int64_t row = row_or_padding(i);
     const bool is_long = row == row_or_padding(i + kChunk);

@@ -1,16 +1,51 @@
 #pragma once
 
-// The sum of a segment's rows: bags of mode sum and mean, and every dense gradient.
+// The sum of a segment's rows: bags of mode sum and mean, every dense gradient, and every row that
+// an optimizer updates.
+//
+// A Sink takes the finished sums, each once:
+//
+//   struct Sink {
+//     static constexpr int kRunBlocks;  // of reduce_runs on an SM; 0: what fits without the sink
+//     template <int N> void write(int64_t out_row, int64_t column, const A (&sum)[N]) const;
+//     template <int N, int kRows> class Waiting;  // of one thread, for reduce_runs (runs.cuh)
+//   };
 
 #include <cuda/kernels/reduce.cuh>
 
 namespace myemb::cuda {
 
+// The sink that rounds a sum and stores it.
 template <typename T>
+struct StoreRows {
+  using A = Accumulator<T>;
+  static constexpr int kRunBlocks = 0;
+
+  T* out;
+  int64_t dim;
+
+  template <int N>
+  __device__ void write(int64_t out_row, int64_t column, const A (&sum)[N]) const {
+    store_narrowed<T>(out + out_row * dim + column, sum);
+  }
+
+  // Nothing waits: a store is on its way at once.
+  template <int N, int kRows>
+  class Waiting {
+   public:
+    __device__ explicit Waiting(const ThreadGroup& /*group*/) {}
+    __device__ void add(const StoreRows& sink, int64_t out_row, int64_t column, const A (&sum)[N]) {
+      sink.write(out_row, column, sum);
+    }
+    __device__ void write_all(const StoreRows& /*sink*/, int64_t /*column*/) {}
+  };
+};
+
+template <typename T, typename Sink = StoreRows<T>>
 struct SumOutput {
   using A = Accumulator<T>;
 
-  T* out;
+  Sink sink;
   A* partials;      // (slots, dim)
   int64_t* counts;  // (slots)
   int64_t dim;
@@ -25,15 +60,11 @@ struct SumOutput {
   }
 };
 
+// N columns of a sum in registers.
 template <typename T, int N>
-class Sum {
+class RunningSum {
  public:
   using A = Accumulator<T>;
-  using Output = SumOutput<T>;
-  static constexpr int kBlocksPerSm = 4;
-
-  __device__ Sum(const Output& output, int64_t column, const Segment& /*segment*/, bool /*whole*/)
-      : output_(output), column_(column) {}
 
   template <typename Weight>
   __device__ void add(const A (&row)[N], Weight weight, unsigned columns, int /*i*/) {
@@ -49,18 +80,35 @@ class Sum {
     for (int n = 0; n < N; ++n) sum_[n] = 0;
   }
 
+  __device__ void copy_to(A (&to)[N]) const {
+#pragma unroll
+    for (int n = 0; n < N; ++n) to[n] = sum_[n];
+  }
+
+ private:
+  A sum_[N] = {};
+};
+
+template <typename T, int N>
+class Sum : public RunningSum<T, N> {
+ public:
+  using A = Accumulator<T>;
+  using Output = SumOutput<T>;
+  static constexpr int kBlocksPerSm = 4;
+
+  __device__ Sum(const Output& output, int64_t column, const Segment& /*segment*/, bool /*whole*/)
+      : output_(output), column_(column) {}
+
   __device__ void write(int64_t out_row, int counted) const {
     A result[N];
-#pragma unroll
-    for (int n = 0; n < N; ++n) result[n] = sum_[n];
+    this->copy_to(result);
     output_.finish(result, counted);
-    store_narrowed<T>(output_.out + out_row * output_.dim + column_, result);
+    output_.sink.write(out_row, column_, result);
   }
 
   __device__ void write_partial(int64_t slot, int counted) const {
     Pack<A, N> pack;
-#pragma unroll
-    for (int n = 0; n < N; ++n) pack.values[n] = sum_[n];
+    this->copy_to(pack.values);
     store_pack(output_.partials + slot * output_.dim + column_, pack);
     if (column_ == 0) output_.counts[slot] = counted;
   }
@@ -68,38 +116,51 @@ class Sum {
  private:
   const Output& output_;
   int64_t column_;
-  A sum_[N] = {};
 };
 
-// Joins the chunks of long segments: a group for each window of lookups, a thread for each column.
-template <typename T, typename Source>
-__global__ void __launch_bounds__(kThreads)
-    join_sums(const Shape shape, const Source source, const SumOutput<T> output) {
+// Adds the chunks of a long segment up, and finishes the sum.
+template <typename T, int N, int kInFlight, typename Sink>
+__device__ __forceinline__ void join_chunks(const SumOutput<T, Sink>& output,
+                                            const Segment& segment, int64_t column,
+                                            Accumulator<T> (&sum)[N]) {
   using A = Accumulator<T>;
+  int64_t counted = 0;
+#pragma unroll
+  for (int n = 0; n < N; ++n) sum[n] = 0;
+#pragma unroll 1
+  for (int64_t begin = segment.begin; begin < segment.end; begin += kInFlight * kChunk) {
+    A parts[kInFlight][N] = {};
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) {
+      const int64_t chunk = begin + u * kChunk;
+      if (chunk >= segment.end) continue;
+      const int64_t slot = slot_of(chunk, chunk == segment.begin);
+#pragma unroll
+      for (int n = 0; n < N; ++n) parts[u][n] = output.partials[slot * output.dim + column + n];
+      counted += output.counts[slot];
+    }
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) sum[n] += parts[u][n];
+    }
+  }
+  output.finish(sum, counted);
+}
+
+// Joins the chunks of long segments: a group for each window of lookups, a thread for each column.
+template <typename T, typename Source, typename Sink>
+__global__ void __launch_bounds__(kThreads)
+    join_sums(const Shape shape, const Source source, const SumOutput<T, Sink> output) {
   constexpr int kInFlight = 8;
   const ThreadGroup group(shape.group_size);
   const int64_t column = shape.column(group, 1);
   const Segment segment =
       found_once(shape, group, [&](int64_t window) { return long_segment_from(source, window); });
   if (segment.length() == 0 || column >= shape.dim) return;
-  A sum[1] = {};
-  int64_t counted = 0;
-#pragma unroll 1
-  for (int64_t begin = segment.begin; begin < segment.end; begin += kInFlight * kChunk) {
-    A parts[kInFlight] = {};
-#pragma unroll
-    for (int u = 0; u < kInFlight; ++u) {
-      const int64_t chunk = begin + u * kChunk;
-      if (chunk >= segment.end) continue;
-      const int64_t slot = slot_of(chunk, chunk == segment.begin);
-      parts[u] = output.partials[slot * output.dim + column];
-      counted += output.counts[slot];
-    }
-#pragma unroll
-    for (int u = 0; u < kInFlight; ++u) sum[0] += parts[u];
-  }
-  output.finish(sum, counted);
-  output.out[segment.out_row * output.dim + column] = narrow<T>(sum[0]);
+  Accumulator<T> sum[1];
+  join_chunks<T, 1, kInFlight>(output, segment, column, sum);
+  output.sink.write(segment.out_row, column, sum);
 }
 
 inline size_t sum_slot_bytes(int64_t dim, Dtype dtype) {
@@ -107,25 +168,41 @@ inline size_t sum_slot_bytes(int64_t dim, Dtype dtype) {
 }
 
 // Counts first: they keep the rows behind them aligned.
-template <typename T>
-SumOutput<T> sum_output(void* out, void* partials, int64_t num_lookups, int64_t dim, bool average) {
+template <typename T, typename Sink>
+SumOutput<T, Sink> sink_output(const Sink& sink, void* partials, int64_t num_lookups, int64_t dim,
+                               bool average) {
   auto* counts = static_cast<int64_t*>(partials);
   auto* rows = reinterpret_cast<Accumulator<T>*>(counts + 2 * windows_of(num_lookups));
-  return {static_cast<T*>(out), rows, counts, dim, average};
+  return {sink, rows, counts, dim, average};
+}
+
+// Rows of sums.
+template <typename T>
+SumOutput<T> sum_output(void* out, void* partials, int64_t num_lookups, int64_t dim, bool average) {
+  return sink_output<T>(StoreRows<T>{static_cast<T*>(out), dim}, partials, num_lookups, dim,
+                        average);
+}
+
+// What the chunks of long segments add up to.
+template <typename T, typename Source, typename Sink>
+int launch_joins(const Source& source, int64_t num_lookups, const SumOutput<T, Sink>& output,
+                 cudaStream_t stream) {
+  const int size = group_size_for<T, 1>(output.dim);
+  return launch_shapes(size, windows_of(num_lookups), output.dim, 1,
+                       [&](dim3 grid, unsigned threads, const Shape& shape) {
+                         join_sums<T, Source, Sink>
+                             <<<grid, threads, 0, stream>>>(shape, source, output);
+                       });
 }
 
 // The chunks of long segments, and what they add up to.
 template <typename T, int N, typename Source, typename Reader>
 int launch_long_sums(const Source& source, int64_t num_lookups, const Reader& rows,
                      const SumOutput<T>& output, cudaStream_t stream) {
-  const int64_t dim = output.dim;
-  const int error = launch_chunks<T, N, Sum<T, N>>(source, num_lookups, dim, rows, output, stream);
+  const int error =
+      launch_chunks<T, N, Sum<T, N>>(source, num_lookups, output.dim, rows, output, stream);
   if (error != cudaSuccess) return error;
-  const int size = group_size_for<T, 1>(dim);
-  const int64_t windows = windows_of(num_lookups);
-  return launch_shapes(size, windows, dim, 1, [&](dim3 grid, unsigned threads, const Shape& shape) {
-    join_sums<T, Source><<<grid, threads, 0, stream>>>(shape, source, output);
-  });
+  return launch_joins(source, num_lookups, output, stream);
 }
 
 }  // namespace myemb::cuda

@@ -44,6 +44,7 @@ def calls(device: str, size: int = 600) -> dict[str, Callable[[], Any]]:
         "embedding_bag_max": lambda: ops.embedding_bag_max(weight, rows, starts, factors, False, 3),
         "checked_offsets": lambda: ops.checked_offsets(starts, size, False),
     }
+    made |= update_calls(weight, rows, upstream)
     for mode in (0, 1, 2):
         found = positions if mode == 2 else None
         made |= {
@@ -65,6 +66,28 @@ def calls(device: str, size: int = 600) -> dict[str, Callable[[], Any]]:
             made[f"embedding_bag_sparse_backward {mode}"] = lambda mode=mode: (
                 ops.embedding_bag_sparse_backward(
                     bag_upstream, rows, starts, ROWS, True, mode, factors, False, 3
+                )
+            )
+    return made
+
+
+def update_calls(weight: Tensor, rows: Tensor, upstream: Tensor) -> dict[str, Callable[[], Any]]:
+    """A step of an elementwise rule and of a row-wise one, by each kind of gradient."""
+    table, column = weight.clone(), rows.view(-1, 1)
+    sparse = torch.sparse_coo_tensor(
+        rows.view(1, -1), upstream, table.shape, check_invariants=False
+    )
+    made: dict[str, Callable[[], Any]] = {}
+    for rule, state in (("sgd", []), ("row_wise_adagrad", [table[:, 0].clone()])):
+        options = {"rule": rule, "lr": 0.1}
+        for kind, grad, lookups in (
+            ("dense", weight, {}),
+            ("sparse", sparse, {}),
+            ("lookups", upstream, {"indices": column, "bag_mode": 1, "padding_idx": 3}),
+        ):
+            made[f"embedding_update_ {rule} {kind}"] = (
+                lambda grad=grad, state=state, call=options | lookups: ops.embedding_update_(
+                    table, state, grad, **call
                 )
             )
     return made
@@ -116,6 +139,12 @@ LAUNCHES = {
     "embedding_bag_per_sample_weights_backward 0": (3, 3, 3),
     "embedding_bag_per_sample_weights_backward 1": (4, 5, 5),
     "embedding_bag_per_sample_weights_backward 2": (3, 3, 3),
+    "embedding_update_ sgd dense": (1, 1, 1),
+    "embedding_update_ sgd sparse": (3, 5, 7),
+    "embedding_update_ sgd lookups": (4, 7, 9),
+    "embedding_update_ row_wise_adagrad dense": (2, 2, 2),
+    "embedding_update_ row_wise_adagrad sparse": (4, 6, 8),
+    "embedding_update_ row_wise_adagrad lookups": (5, 8, 10),
 }
 
 
@@ -131,8 +160,11 @@ def test_the_number_of_kernels(name: str, arch: int) -> None:
     assert tuple(counts) == LAUNCHES[name]
 
 
-# What the host code may ask of ATen: memory, views, copies into another layout or dtype.
+# What the host code may ask of ATen: memory, views, copies into another layout or dtype, and the
+# parts of a sparse tensor.
 HOST_CALLS = {"aten::contiguous", "aten::empty", "aten::reshape", "aten::to", "aten::view"}
+HOST_CALLS |= {"aten::_indices", "aten::_values", "aten::dense_dim", "aten::sparse_dim"}
+HOST_CALLS |= {"aten::select"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import myemb
 from myemb import optim
 
-pytestmark = pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
+pytestmark = pytest.mark.devices("cpu", why="test_cuda_update.py has the bits of the kernels")
 
 ROWS, WIDTH, STEPS = 20, 7, 5
 rules = pytest.mark.parametrize("case", ["sgd", "momentum", "adagrad", "row wise", "amsgrad"])

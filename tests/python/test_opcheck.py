@@ -173,7 +173,7 @@ UPDATES: dict[str, tuple[int, dict[str, Any]]] = {  # the number of states, and 
 }
 
 
-@pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
+@pytest.mark.devices("cpu", "cudasim", why="never tried on a GPU")
 @pytest.mark.parametrize("name", UPDATES)
 @pytest.mark.parametrize(
     "mode, rounding", [(None, "nearest"), (0, "stochastic"), (1, "split"), (2, "nearest")]
@@ -203,7 +203,7 @@ def test_embedding_update_(name: str, mode: int | None, rounding: str, device: s
     opcheck(ops.embedding_update_.default, (weight, state, grad, *where), options)
 
 
-@pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
+@pytest.mark.devices("cpu", "cudasim", why="never tried on a GPU")
 def test_embedding_update_by_a_sparse_gradient(device: str) -> None:
     sparse = torch.sparse_coo_tensor(
         lookups(device, 1, 9), values(device, 9, WIDTH), (ROWS, WIDTH), check_invariants=True

@@ -29,7 +29,7 @@ from myemb import optim
 from myemb.functional import coalesce
 from myemb.nn import Embedding, EmbeddingBag
 
-pytestmark = pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
+pytestmark = pytest.mark.devices("cpu", why="test_cuda_update.py has the bits of the kernels")
 ROWS = 40
 INF, NAN = float("inf"), float("nan")
 

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from myemb import optim
 
-pytestmark = pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
+pytestmark = pytest.mark.devices("cpu", why="test_cuda_update.py has the bits of the kernels")
 BF16, FP16 = torch.bfloat16, torch.float16
 ROWS = 40
 LIMIT = 4.5  # standard deviations; the seeds are fixed

@@ -28,7 +28,7 @@ from torch.nn import Parameter
 
 from myemb import optim
 
-pytestmark = pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
+pytestmark = pytest.mark.devices("cpu", why="test_cuda_update.py has the bits of the kernels")
 ROWS, WIDTH = 20, 5
 HALF = STEPS // 2
 ROUNDINGS = {

@@ -27,7 +27,7 @@ from torch.optim import lr_scheduler
 from myemb import optim
 from myemb.nn import Embedding
 
-pytestmark = pytest.mark.devices("cpu", why="the CUDA kernels of the op are being written")
+pytestmark = pytest.mark.devices("cpu", "cudasim", why="never tried on a GPU")
 ROWS, WIDTH = 20, 5
 
 

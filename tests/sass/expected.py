@@ -41,7 +41,7 @@ class Expected:
     registers: int = 64  # at most; 64 let four blocks of 256 threads run on an SM, 80 three
     wide_loads: int = 0  # at least so many of 16 bytes
     wide_stores: int = 0
-    main_path: bool = False  # has to have floor() bytes under way
+    main_path: float = 0  # this share of floor() has to be under way
 
 
 def accumulator(dtype: str) -> str:
@@ -71,9 +71,47 @@ def reductions(dtype: str, n: int) -> dict[str, Expected]:
         chunks = f"reduce_chunks<{dtype}, {n}, Runs<{a}>, {reads}, Sum<{dtype}, {n}> >"
         table[chunks] = dataclasses.replace(sums, main_path=main_path)
         for average in ("false", "true"):
-            table[f"reduce_runs<{dtype}, {n}, {average}, Runs<{a}>, {reads} >"] = (
-                dataclasses.replace(sums, registers=80, main_path=main_path)
+            table[
+                f"reduce_runs<{dtype}, {n}, {average}, Runs<{a}>, {reads}, StoreRows<{dtype}> >"
+            ] = dataclasses.replace(sums, registers=80, main_path=main_path)
+    return table
+
+
+def rules(a: str) -> dict[str, int]:
+    """The rules of optimizers and how many states they have."""
+    counts = {"Sgd": 0, "RowWiseAdagrad": 0, "SgdMomentum": 1, "Adagrad": 1}
+    table = {f"{rule}<{a}>": states for rule, states in counts.items()}
+    return table | {f"Adam<{a}, false>": 2, f"Adam<{a}, true>": 3}
+
+
+def updates(dtype: str) -> dict[str, Expected]:
+    """The kernels that apply a rule: to four columns at a time, or to one.
+
+    Adam reads 48 bytes of one row at a time, three quarters of the margin. With 16 bits rows are
+    read in accesses of 8 bytes, by which their loop cannot be told from others.
+    """
+    a, table = accumulator(dtype), {}
+    for n in (1,) if dtype == "double" else (1, 4):
+        reads = f"AnyRow<{dtype}>" if n == 1 else f"RowReader<{dtype}, {n}>"
+        is_wide, is_float = n == 4, n == 4 and dtype == "float"
+        for rule, states in rules(a).items():
+            sink = f"ApplyRule<{dtype}, {rule} >"
+            # Rows of the gradient and of the table are of T, states of the accumulator type.
+            written = states * is_wide + is_float
+            table[f"reduce_runs<{dtype}, {n}, true, Runs<{a}>, {reads}, {sink} >"] = Expected(
+                registers=80,
+                wide_loads=written + 4 * is_float,
+                wide_stores=written,
+                main_path=0.75 * is_float,
             )
+            table[f"update_rows<{dtype}, {n}, {sink} >"] = Expected(
+                wide_loads=written + is_float,
+                wide_stores=written,
+                main_path=0.75 * is_float or 0.5 * is_wide,
+            )
+            table[f"join_sums<{dtype}, Runs<{a}>, {sink} >"] = Expected()
+        for runs in (f"Runs<{a}>, {reads}", f"EveryRow<{a}>, RowReader<{dtype}, {n}>"):
+            table[f"add_mean_squares<{dtype}, {n}, {runs} >"] = Expected(registers=128)
     return table
 
 
@@ -85,12 +123,12 @@ def kernels_of(dtype: str) -> dict[str, Expected]:
         table |= reductions(dtype, n)
         wide = n * SIZES[dtype] == 16
         table[f"scale_rows<{dtype}, {n}>"] = Expected(wide_loads=4 * wide, wide_stores=4 * wide)
-    table[f"join_sums<{dtype}, Bags<{a}> >"] = Expected()
-    table[f"join_sums<{dtype}, Runs<{a}> >"] = Expected()
+    for source in ("Bags", "Runs"):
+        table[f"join_sums<{dtype}, {source}<{a}>, StoreRows<{dtype}> >"] = Expected()
     table[f"join_maxima<{dtype}, Bags<{a}> >"] = Expected()
     for norm in NORMS:
         table[f"renorm_rows<{dtype}, 1, {norm}<{a}> >"] = Expected(registers=80)
-    return table | lane_reductions(dtype)
+    return table | lane_reductions(dtype) | updates(dtype)
 
 
 def lane_reductions(dtype: str) -> dict[str, Expected]:

@@ -28,7 +28,7 @@ def complaints(kernel: Kernel, facts: Expected) -> Iterator[str]:
         yield f"{kernel.widths('LDG')[16]} loads of 16 bytes instead of {facts.wide_loads}"
     if kernel.widths("STG")[16] < facts.wide_stores:
         yield f"{kernel.widths('STG')[16]} stores of 16 bytes instead of {facts.wide_stores}"
-    needed = floor(kernel.architecture) if facts.main_path else 0
+    needed = int(floor(kernel.architecture) * facts.main_path)
     if kernel.bytes_in_flight < needed:
         has = kernel.bytes_in_flight // KIB
         yield f"{has} KiB of loads in flight instead of {needed // KIB}"

@@ -182,8 +182,9 @@ class RowUpdater {
     const auto weights = storage_.row(row, dim);
     A row_factor = 0;
     if constexpr (Rule::kRowWise) {
-      row_factor =
-          rule_.update_row(static_cast<A*>(args_.row_state)[row], mean_square(grad, weights));
+      A& state = static_cast<A*>(args_.row_state)[row];
+      state = rule_.updated_row(state, mean_square(grad, weights));
+      row_factor = rule_.row_factor(state);
     }
     for_vectors<A>(dim, [&]<int L>(int64_t column) {
       using V = Vector<A, L>;

@@ -35,12 +35,18 @@ PROCESSES = 2
 REPRESENTATIVES = (
     r"copy_rows<(uint4|unsigned short)>",
     r"reduce_segments<(float, 4|BFloat16, 8|double, 1|Half, 2), Bags<\w+>, .*Sum",
-    r"reduce_runs<(float, 4, false|BFloat16, 1, true), Runs<\w+>, RowReader",
+    r"reduce_runs<(float, 4, false|BFloat16, 1, true), Runs<\w+>, RowReader.*StoreRows",
     r"reduce_runs<float, 1, false, Runs<\w+>, WhereMax",
     r"reduce_chunks<float, 4, (Bags|Runs)<\w+>, RowReader.*Sum",
     r"reduce_segments<(float, 4|Half, 1), Bags<\w+>, .*Max",
-    r"join_sums<(float, Bags|BFloat16, Runs)",
+    r"join_sums<(float, Bags|BFloat16, Runs).*StoreRows",
     r"join_maxima<(float|Half)",
+    r"reduce_runs<float, 4, true, .*RowReader.*ApplyRule<float, (Sgd|Adam<float, true)",
+    r"reduce_runs<BFloat16, 1, true, .*ApplyRule<BFloat16, SgdMomentum",
+    r"join_sums<Half, .*ApplyRule<Half, RowWiseAdagrad",
+    r"update_rows<(float, 1|BFloat16, 4), ApplyRule<\w+, Adagrad",
+    r"add_mean_squares<(float, 4|Half, 1), Runs",
+    r"add_mean_squares<BFloat16, 4, EveryRow",
     r"scale_rows<(float, 4|BFloat16, 1)>",
     r"dot_rows<(float|Half), .*(false|true)>",
     r"renorm_rows<(float, .*(Euclidean|PowerNorm)|double, .*MaxAbs)",
@@ -219,7 +225,7 @@ def main() -> int:
     with_tests(
         TESTS,
         f"cudasim-{arch}",
-        {"test_cuda_bits.py", "test_cuda_edges.py"},
+        {"test_cuda_bits.py", "test_cuda_edges.py", "test_cuda_update.py"},
         lambda items: mutate(items, arch, arguments, report),
     )
     report.print()

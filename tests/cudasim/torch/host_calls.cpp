@@ -21,10 +21,11 @@ bool is_allowed(const std::string& name) {
       // copies and conversions
       "aten::clone", "aten::contiguous", "aten::copy_", "aten::to.dtype", "aten::reshape",
       // views
-      "aten::alias", "aten::as_strided", "aten::detach", "aten::expand", "aten::expand_as",
-      "aten::flatten.using_ints", "aten::narrow", "aten::permute", "aten::select.int",
-      "aten::slice.Tensor", "aten::squeeze", "aten::squeeze.dim", "aten::t", "aten::transpose.int",
-      "aten::unsqueeze", "aten::view", "aten::view.dtype"};
+      "aten::_indices", "aten::_values", "aten::alias", "aten::as_strided", "aten::detach",
+      "aten::expand", "aten::expand_as", "aten::flatten.using_ints", "aten::narrow",
+      "aten::permute", "aten::select.int", "aten::slice.Tensor", "aten::squeeze",
+      "aten::squeeze.dim", "aten::t", "aten::transpose.int", "aten::unsqueeze", "aten::view",
+      "aten::view.dtype"};
   return allowed.contains(name);
 }
 

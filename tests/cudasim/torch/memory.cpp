@@ -75,7 +75,13 @@ struct Announced final : at::ObserverContext {
 };
 
 void announce_storage(const at::Tensor& tensor, Announced& announced) {
-  if (!tensor.defined() || !tensor.is_cpu() || !tensor.has_storage()) return;
+  if (!tensor.defined() || !tensor.is_cpu()) return;
+  if (tensor.is_sparse()) {
+    announce_storage(tensor._indices(), announced);
+    announce_storage(tensor._values(), announced);
+    return;
+  }
+  if (!tensor.has_storage()) return;
   c10::StorageImpl& storage = *tensor.storage().unsafeGetStorageImpl();
   const void* const data = storage._mutable_data_ptr_no_checks().get();
   const auto bytes = storage.sym_nbytes().maybe_as_int();  // nothing for a fake tensor
@@ -87,6 +93,8 @@ std::unique_ptr<at::ObserverContext> enter_op(const at::RecordFunction& function
   auto announced = std::make_unique<Announced>();
   for (const c10::IValue& input : function.inputs()) {
     if (input.isTensor()) announce_storage(input.toTensor(), *announced);
+    if (!input.isTensorList()) continue;
+    for (const at::Tensor& tensor : input.toTensorVector()) announce_storage(tensor, *announced);
   }
   return announced;
 }

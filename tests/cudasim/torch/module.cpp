@@ -39,24 +39,31 @@ class Simulation {
     cudasim::settings().seed = seed_;
     Silence silence;
     const c10::WarningUtils::WarningHandlerGuard guard(&silence);
-    kernels_ = std::make_unique<torch::Library>(torch::Library::IMPL, "myemb",
-                                                c10::DispatchKey::CPU, __FILE__, __LINE__);
+    kernels_ = library(c10::DispatchKey::CPU);
     cuda::register_ops(*kernels_);
+    sparse_kernels_ = library(c10::DispatchKey::SparseCPU);
+    cuda::register_sparse_ops(*sparse_kernels_);
     foreign_inputs_.emplace();
   }
 
   void exit() {
     const std::lock_guard lock(simulator_lock());
     foreign_inputs_.reset();
+    sparse_kernels_.reset();
     kernels_.reset();  // the CPU kernels are back
     cudasim::settings() = before_;
   }
 
  private:
+  static std::unique_ptr<torch::Library> library(c10::DispatchKey key) {
+    return std::make_unique<torch::Library>(torch::Library::IMPL, "myemb", key, __FILE__, __LINE__);
+  }
+
   int arch_;
   uint64_t seed_;
   cudasim::Settings before_;
   std::unique_ptr<torch::Library> kernels_;
+  std::unique_ptr<torch::Library> sparse_kernels_;
   std::optional<ForeignInputs> foreign_inputs_;
 };
 
