@@ -264,11 +264,11 @@ def test_numbers_of_every_size(rule: str, dtype: torch.dtype, rounding: str, gpu
 def test_random_bits_depend_on_row_column_seed_and_step(dtype: torch.dtype) -> None:
     """Each of them alone changes how a weight is rounded, on the CPU: compare() does the rest."""
     weight = torch.ones(2, 16, dtype=dtype)
-    grad = torch.full_like(weight, torch.finfo(dtype).eps / 2)
+    grad = torch.full_like(weight, -torch.finfo(dtype).eps / 2)
 
     def updated(**options: int) -> Tensor:
         table = weight.clone()
-        update_(table, [], grad, rule="sgd", lr=-1.0, rounding="stochastic", **options)
+        update_(table, [], grad, rule="sgd", lr=1.0, rounding="stochastic", **options)
         return table
 
     first = updated(seed=1, step=1)
