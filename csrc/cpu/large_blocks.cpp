@@ -247,7 +247,7 @@ Scratch::Scratch(size_t bytes) : data_(nullptr), kept_(bytes >= kKeptScratch) {
   data_ = kept_ ? Blocks::instance().take(bytes) : nullptr;
   if (data_) return;
   kept_ = false;
-  data_ = static_cast<char*>(::operator new (bytes, std::align_val_t{64}));
+  data_ = static_cast<char*>(::operator new(bytes, std::align_val_t{64}));
 }
 
 Scratch::Scratch(Scratch&& other) noexcept
@@ -258,7 +258,7 @@ Scratch::~Scratch() {
   if (kept_) {
     Blocks::instance().give_back(data_);
   } else {
-    ::operator delete (data_, std::align_val_t{64});
+    ::operator delete(data_, std::align_val_t{64});
   }
 }
 

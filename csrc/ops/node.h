@@ -32,7 +32,7 @@ struct InputsOf {
   using Wanted = std::vector<bool>;
 };
 template <typename Call>
-requires requires { Call::kInputs; }
+  requires requires { Call::kInputs; }
 struct InputsOf<Call> {
   using Wanted = WantedGradients<Call::kInputs>;
 };

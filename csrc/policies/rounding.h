@@ -17,7 +17,7 @@ struct PhiloxWords {
 
 MYEMB_INLINE PhiloxWords philox(PhiloxWords counter, uint64_t seed) {
   uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(seed >> 32);
-  uint32_t(&c)[4] = counter.words;
+  uint32_t (&c)[4] = counter.words;
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53} * c[0], b = uint64_t{0xCD9E8D57} * c[2];
     c[0] = static_cast<uint32_t>(b >> 32) ^ c[1] ^ low;

@@ -21,6 +21,7 @@ from torch.overrides import (
 )
 
 from . import _C
+from ._nested import nested_lookup, unpack_nested_bags
 
 __all__ = ["coalesce", "embedding", "embedding_bag", "embedding_bag_tables", "embedding_renorm_"]
 
@@ -83,9 +84,8 @@ def embedding(
             sparse=sparse,
         )
     if input.is_nested:
-        return _nested_embedding(
-            input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
-        )
+        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+        return nested_lookup(lambda part: embedding(part, weight, *options), input)
     if padding_idx is None:
         padding_idx = -1
     elif padding_idx:  # row 0 passes without a look at the table, as in PyTorch
@@ -168,7 +168,7 @@ def embedding_bag(
         )
         weight, input = input, weight
     if input.is_nested:
-        input, offsets, per_sample_weights = _unpack_nested_bags(input, per_sample_weights)
+        input, offsets, per_sample_weights = unpack_nested_bags(input, per_sample_weights)
         include_last_offset = True
     # An unknown mode is refused in C++, where it takes its turn among the other checks.
     mode_enum = (
@@ -395,49 +395,3 @@ def _renorm_tables(
         if max_norm is not None:
             lookups = input[borders[feature] : borders[feature + 1]]
             _renorm_for_lookup(weights[table], lookups, max_norm, norm_type)
-
-
-def _nested_embedding(
-    input: Tensor,
-    weight: Tensor,
-    padding_idx: int | None,
-    max_norm: float | None,
-    norm_type: float,
-    scale_grad_by_freq: bool,
-    sparse: bool,
-) -> Tensor:
-    """A nested tensor of rows with the structure of ``input``."""
-    options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-    if input.layout is not torch.jagged:
-        rows = [embedding(component, weight, *options) for component in input.unbind()]
-        return torch.nested.as_nested_tensor(rows)
-    jagged: Any = input  # the stubs of Tensor know nothing of what follows
-    return torch.nested.nested_tensor_from_jagged(
-        embedding(jagged.values(), weight, *options),
-        offsets=jagged.offsets(),
-        lengths=jagged.lengths(),
-        jagged_dim=jagged._ragged_idx,
-    )
-
-
-def _unpack_nested_bags(
-    input: Tensor, per_sample_weights: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The lookups, offsets (with the last one) and weights of a jagged tensor."""
-    if per_sample_weights is not None:
-        if input.size() != per_sample_weights.size():
-            raise ValueError(
-                f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is not None, "
-                f"then it must have the same shape as the input ({input.shape})"
-            )
-        if not per_sample_weights.is_nested:
-            raise ValueError(
-                "If input is nested, then per_sample_weights must be nested if specified"
-            )
-        per_sample_weights = per_sample_weights.values().reshape(-1)
-    if input.dim() != 2:
-        raise ValueError(
-            f"input has to be 1D or 2D Tensor, but got Tensor of dimension {input.dim()}"
-        )
-    jagged: Any = input  # the stubs of Tensor know nothing of offsets()
-    return jagged.values().reshape(-1), jagged.offsets(), per_sample_weights
