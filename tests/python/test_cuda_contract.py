@@ -103,7 +103,20 @@ def test_every_operator_is_called_here() -> None:
         if name.startswith("myemb::")
     }
     registered.remove("coalesce")  # goes to PyTorch's own on CUDA
-    assert {name.split()[0] for name in NAMES} == registered
+    of_tables = {name for name in registered if name.startswith("embedding_bag_tables")}
+    assert {name.split()[0] for name in NAMES} == registered - of_tables
+
+
+def test_many_tables_are_refused() -> None:
+    """There are no kernels for them yet, and the error says what to do instead."""
+    weights = [whole_numbers(ROWS, WIDTH) for _ in range(2)]
+    rows, starts = torch.tensor([1, 2, 3]), torch.tensor([0, 1, 3])
+    message = "not implemented on CUDA yet: call embedding_bag for each feature"
+    with simulator.simulation(simulator.ARCHITECTURES[0]):
+        with pytest.raises(NotImplementedError, match=message):
+            ops.embedding_bag_tables(weights, rows, starts)
+        with pytest.raises(NotImplementedError, match=message):
+            ops.embedding_bag_tables_max(weights, rows, starts, None, [2, 2])
 
 
 @pytest.mark.parametrize("name", NAMES)

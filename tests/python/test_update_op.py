@@ -182,6 +182,19 @@ def test_nothing_to_do(rule: str, shape: tuple[int, int], device: str) -> None:
         assert (weight < 1).all()
 
 
+def test_a_hot_row_among_others(device: str) -> None:
+    """It is shared by the threads, and is neither the first row nor the last one."""
+    torch.set_num_threads(2)
+    rows = torch.cat([torch.full((20_000,), 7), torch.arange(ROWS), torch.full((20_000,), 7)])
+    values = whole_numbers(len(rows), 3, limit=1)
+    table, state = torch.zeros(ROWS, 3), torch.zeros(ROWS, 3)
+    gradient = sparse(rows, values, ROWS)
+    update_(table, [state], gradient, rule="sgd", lr=1.0, momentum=0.5)
+    expected = torch.zeros(ROWS, 3).index_add_(0, rows, values)
+    assert torch.equal(table, -expected)
+    assert torch.equal(state, expected)
+
+
 def test_a_hot_row_and_any_number_of_threads(device: str) -> None:
     """100,000 lookups of one row: the same bits for any number of threads."""
     rows, upstream = (
