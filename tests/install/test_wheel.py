@@ -25,9 +25,12 @@ def test_has_the_package_its_headers_and_its_cmake_files(wheel: Path) -> None:
         "myemb/py.typed",
         "myemb/lib/libmyemb.so",
         "myemb/include/myemb/functional.h",
+        "myemb/include/myemb/fuse.h",
         "myemb/include/myemb/memory.h",
         "myemb/include/myemb/nn.h",
         "myemb/include/myemb/ops.h",
+        "myemb/include/myemb/optim.h",
+        "myemb/include/myemb/update.h",
         "myemb/include/myemb/version.h",
         "myemb/share/cmake/myemb/myembConfig.cmake",
         "myemb/share/cmake/myemb/myembConfigVersion.cmake",
@@ -39,7 +42,8 @@ def test_has_the_package_its_headers_and_its_cmake_files(wheel: Path) -> None:
 
 
 def test_is_small(wheel: Path) -> None:
-    assert wheel.stat().st_size < 4e6
+    """More than half of it is machine code for five GPUs, a third of that for optimizer rules."""
+    assert wheel.stat().st_size < 8e6
 
 
 def test_needs_the_torch_it_was_compiled_against(site: Path) -> None:
