@@ -14,9 +14,9 @@ namespace {
 
 constexpr auto kOp = "embedding_update_";
 
-void update_by_rows(RowUpdate update, const at::Tensor& grads, const int64_t* rows) {
+// Every row, by its row of the gradient.
+void update_all_rows(RowUpdate update, const at::Tensor& grads) {
   update.grads = grads.const_data_ptr();
-  update.rows = rows;
   parallel_ranges(grads.size(0), grads.numel(),
                   [&](int64_t begin, int64_t end) { kernels().row_update(update, begin, end); });
 }
@@ -73,7 +73,7 @@ void update_cpu(const TableUpdate& call) {
   } else if (call.grad.is_sparse()) {
     update_sparse(update, call.grad);
   } else {
-    update_by_rows(update, call.grad.contiguous(), nullptr);
+    update_all_rows(update, call.grad.contiguous());
   }
   tables.copy_back();
 }

@@ -7,6 +7,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
+#include <string>
+
 namespace myemb {
 
 bool has_cuda() {
@@ -82,25 +84,26 @@ TORCH_LIBRARY(myemb, m) {
       "Tensor indices, Tensor offsets, Tensor? positions, int[]? feature_tables, int[]? modes, "
       "SymInt[]? padding_idx) -> Tensor",
       pure);
-  m.def(
+  // What a step of an optimizer takes beside tensors.
+  const std::string step =
+      "str rule, float lr, float eps=0, float weight_decay=0, float shrink=0, bool maximize=False, "
+      "float momentum=0, float dampening=0, bool nesterov=False, float beta1=0, float beta2=0, "
+      "bool amsgrad=False, str rounding=\"nearest\", int seed=0, int step=0) -> ()";
+  const std::string tables_update =
       "embedding_bag_tables_update_(Tensor(a!)[] weights, Tensor(b!)[] state, Tensor grad_output, "
       "Tensor indices, Tensor offsets, Tensor? positions, int[]? feature_tables, int[]? modes, "
-      "Tensor? per_sample_weights, SymInt[]? padding_idx, int[] updated_tables, *, str rule, "
-      "float lr, float eps=0, float weight_decay=0, float shrink=0, bool maximize=False, "
-      "float momentum=0, float dampening=0, bool nesterov=False, float beta1=0, float beta2=0, "
-      "bool amsgrad=False, str rounding=\"nearest\", int seed=0, int step=0) -> ()",
-      pure);
+      "Tensor? per_sample_weights, SymInt[]? padding_idx, int[] updated_tables, *, " +
+      step;
+  m.def(tables_update.c_str(), pure);
   m.def("coalesce(Tensor(a) self) -> Tensor(a)", pure);
   // (`bag_mode`: torch's functionalization of in-place ops has a `mode` of its own.)
-  m.def(
+  const std::string update =
       "embedding_update_(Tensor(a!) weight, Tensor(b!)[] state, Tensor grad, Tensor? indices=None, "
       "Tensor? offsets=None, Tensor? positions=None, Tensor? per_sample_weights=None, "
       "bool scale_grad_by_freq=False, int bag_mode=0, bool include_last_offset=False, "
-      "SymInt? padding_idx=None, *, str rule, float lr, float eps=0, float weight_decay=0, "
-      "float shrink=0, bool maximize=False, float momentum=0, float dampening=0, "
-      "bool nesterov=False, float beta1=0, float beta2=0, bool amsgrad=False, "
-      "str rounding=\"nearest\", int seed=0, int step=0) -> ()",
-      pure);
+      "SymInt? padding_idx=None, *, " +
+      step;
+  m.def(update.c_str(), pure);
 }
 
 #ifndef MYEMB_WITH_CUDA

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tenso
 Rounding = Literal["nearest", "stochastic", "split"]
 
 _update_ = torch.ops.myemb.embedding_update_
-_ROUNDINGS = ("nearest", "stochastic", "split")
+_ROUNDINGS = get_args(Rounding)
 _MAX_SEED = 2**63
 _MAX_FLOAT32_STEP = 2**24  # beyond it torch's type of a step cannot count
 
@@ -150,8 +150,9 @@ class TableOptimizer(torch.optim.Optimizer):
         state = self.state[param]
         step = self._count_step(state)
         options = self._options(group, state, step, sparse)
+        if "lr" not in options:
+            options["lr"] = float(group["lr"])
         options |= {
-            "lr": options.get("lr", float(group["lr"])),
             "maximize": group["maximize"],
             "rounding": _rounding(param, group),
             "seed": group["seed"],
