@@ -8,55 +8,14 @@
 #include <cstring>
 #include <sstream>
 
+#include "text.h"
+
 namespace cudasim::ptx {
 namespace {
 
 bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
 bool is_name(char c) {
   return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '$' || c == '%';
-}
-
-std::string trim(const std::string& text) {
-  const size_t begin = text.find_first_not_of(" \t\r\n");
-  if (begin == std::string::npos) return "";
-  return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
-}
-
-// Splits at commas that are outside of brackets.
-std::vector<std::string> split_list(const std::string& text) {
-  std::vector<std::string> items;
-  std::string item;
-  int depth = 0;
-  for (const char c : text) {
-    if (c == '{' || c == '[' || c == '(') ++depth;
-    if (c == '}' || c == ']' || c == ')') --depth;
-    if (c == ',' && depth == 0) {
-      items.push_back(trim(item));
-      item.clear();
-    } else {
-      item += c;
-    }
-  }
-  if (!trim(item).empty()) items.push_back(trim(item));
-  return items;
-}
-
-// Comments become spaces, so that offsets and lines stay what they are.
-std::string without_comments(std::string text) {
-  for (size_t i = 0; i + 1 < text.size(); ++i) {
-    if (text[i] == '"') {
-      i = text.find('"', i + 1);
-      if (i == std::string::npos) break;
-    } else if (text[i] == '/' && text[i + 1] == '/') {
-      while (i < text.size() && text[i] != '\n') text[i++] = ' ';
-    } else if (text[i] == '/' && text[i + 1] == '*') {
-      const size_t end = std::min(text.find("*/", i + 2), text.size() - 2) + 2;
-      for (; i < end; ++i) {
-        if (text[i] != '\n') text[i] = ' ';
-      }
-    }
-  }
-  return text;
 }
 
 int type_bits(const std::string& type) {

@@ -13,7 +13,12 @@ add_executable(cudasim_tests
   tests/cub_test.cpp
   tests/execution_test.cpp
   tests/language_test.cpp
-  tests/opcode_test.cpp)
+  tests/memory_test.cpp
+  tests/opcode_bits_test.cpp
+  tests/opcode_conversion_test.cpp
+  tests/opcode_float_test.cpp
+  tests/opcode_integer_test.cpp
+  tests/opcodes.cpp)
 target_compile_options(cudasim_tests PRIVATE -Wall -Wextra -Wno-restrict)   # GCC bug 105651
 target_compile_definitions(cudasim_tests PRIVATE
   CUDASIM_BUGS_SOURCE="${CMAKE_CURRENT_SOURCE_DIR}/tests/bugs.cu")
