@@ -1,5 +1,4 @@
 // Warps, barriers and control flow: PTX text against plain loops.
-#include <sys/mman.h>
 #include <algorithm>
 
 #include <cmath>
@@ -66,7 +65,21 @@ TEST_F(ExecutionTest, Shuffles) {
   }
 }
 
-TEST_F(ExecutionTest, VotesMatchesAndReductions) {
+// Lane and value of each member of a group in a warp.
+using Values = std::vector<std::pair<int, uint32_t>>;
+
+template <class Predicate>
+uint32_t ballot(const Values& values, Predicate predicate) {
+  uint32_t mask = 0;
+  for (const auto& [lane, value] : values) mask |= uint32_t{predicate(value)} << lane;
+  return mask;
+}
+
+// Runs `code` in groups of lanes: the operand %a, the predicate %p (%a < 3) and the mask %m of the
+// members go in, %d comes out; expected(the lane's operand, those of the members).
+template <class Expected>
+void check_group(const std::string& code, Expected expected) {
+  SCOPED_TRACE(code);
   auto inputs = random_inputs(64);
   for (size_t i = 0; i < inputs.size(); ++i) {
     inputs[i].a %= 5;
@@ -76,63 +89,59 @@ TEST_F(ExecutionTest, VotesMatchesAndReductions) {
   const std::string registers = declare("%a", "u32") + declare("%m", "u32") + declare("%d", "u32") +
                                 declare("%e", "u32") + declare("%p", "pred") +
                                 declare("%q", "pred") + declare("%in_group", "pred");
-  const auto group_kernel = [&](const std::string& code) {
-    return load_operand("%a", "u32", 0) + load_operand("%m", "u32", 1) +
-           "  mov.u32 %d, 0;\n  mov.u32 %e, 0;\n" +
-           "  and.b32 %t0, %t2, 31;\n  shr.u32 %t1, %m, %t0;\n  and.b32 %t1, %t1, 1;\n  setp.ne.s32 %in_group, %t1, 0;\n"
-           "  setp.lt.u32 %p, %a, 3;\n  @!%in_group bra STORE;\n" +
-           code + "STORE:\n" + store_result("%d", "u32", 0) + store_result("%e", "u32", 1);
-  };
-  const auto check = [&](const std::string& code, auto expected) {
-    SCOPED_TRACE(code);
-    const auto outputs =
-        run_kernel("group", kernel_text("group", registers, group_kernel(code)), inputs, 64);
-    ASSERT_EQ(all_reports(), "");
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      const auto members = static_cast<uint32_t>(inputs[i].b);
-      std::vector<std::pair<int, uint32_t>> values;  // lane, value of the members of this warp
-      for (size_t lane = 0; lane < 32; ++lane) {
-        if ((members >> lane & 1) != 0)
-          values.emplace_back(lane, static_cast<uint32_t>(inputs[i / 32 * 32 + lane].a));
-      }
-      if ((members >> i % 32 & 1) == 0) continue;
-      ASSERT_EQ(outputs[i][0],
-                static_cast<uint32_t>(expected(static_cast<uint32_t>(inputs[i].a), values)))
-          << i;
+  const std::string body =
+      load_operand("%a", "u32", 0) + load_operand("%m", "u32", 1) +
+      "  mov.u32 %d, 0;\n  mov.u32 %e, 0;\n" +
+      "  and.b32 %t0, %t2, 31;\n  shr.u32 %t1, %m, %t0;\n  and.b32 %t1, %t1, 1;\n  setp.ne.s32 %in_group, %t1, 0;\n"
+      "  setp.lt.u32 %p, %a, 3;\n  @!%in_group bra STORE;\n" +
+      code + "STORE:\n" + store_result("%d", "u32", 0) + store_result("%e", "u32", 1);
+  const auto outputs = run_kernel("group", kernel_text("group", registers, body), inputs, 64);
+  ASSERT_EQ(all_reports(), "");
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const auto members = static_cast<uint32_t>(inputs[i].b);
+    Values values;  // of the members of this warp
+    for (size_t lane = 0; lane < 32; ++lane) {
+      if ((members >> lane & 1) != 0)
+        values.emplace_back(lane, static_cast<uint32_t>(inputs[i / 32 * 32 + lane].a));
     }
-  };
-  using Values = std::vector<std::pair<int, uint32_t>>;
-  const auto ballot = [](const Values& values, auto predicate) {
-    uint32_t mask = 0;
-    for (const auto& [lane, value] : values) mask |= uint32_t{predicate(value)} << lane;
-    return mask;
-  };
+    if ((members >> i % 32 & 1) == 0) continue;
+    ASSERT_EQ(outputs[i][0],
+              static_cast<uint32_t>(expected(static_cast<uint32_t>(inputs[i].a), values)))
+        << i;
+  }
+}
+
+TEST_F(ExecutionTest, VotesAndMatches) {
   const auto yes = [](uint32_t x) { return x < 3; };
   const std::string to_number = "  selp.b32 %d, 1, 0, %q;\n";
-  check("  vote.sync.ballot.b32 %d, %p, %m;\n",
-        [&](uint32_t, const Values& v) { return ballot(v, yes); });
-  check("  vote.sync.ballot.b32 %d, !%p, %m;\n",
-        [&](uint32_t, const Values& v) { return ballot(v, [&](uint32_t x) { return !yes(x); }); });
-  check("  vote.sync.any.pred %q, %p, %m;\n" + to_number,
-        [&](uint32_t, const Values& v) { return ballot(v, yes) != 0; });
-  check("  vote.sync.all.pred %q, %p, %m;\n" + to_number, [&](uint32_t, const Values& v) {
+  check_group("  vote.sync.ballot.b32 %d, %p, %m;\n",
+              [&](uint32_t, const Values& v) { return ballot(v, yes); });
+  check_group("  vote.sync.ballot.b32 %d, !%p, %m;\n", [&](uint32_t, const Values& v) {
+    return ballot(v, [&](uint32_t x) { return !yes(x); });
+  });
+  check_group("  vote.sync.any.pred %q, %p, %m;\n" + to_number,
+              [&](uint32_t, const Values& v) { return ballot(v, yes) != 0; });
+  check_group("  vote.sync.all.pred %q, %p, %m;\n" + to_number, [&](uint32_t, const Values& v) {
     return ballot(v, yes) == ballot(v, [](uint32_t) { return true; });
   });
-  check("  vote.sync.uni.pred %q, %p, %m;\n" + to_number, [&](uint32_t, const Values& v) {
+  check_group("  vote.sync.uni.pred %q, %p, %m;\n" + to_number, [&](uint32_t, const Values& v) {
     return ballot(v, yes) == 0 || ballot(v, yes) == ballot(v, [](uint32_t) { return true; });
   });
-  check("  match.any.sync.b32 %d, %a, %m;\n", [&](uint32_t own, const Values& v) {
+  check_group("  match.any.sync.b32 %d, %a, %m;\n", [&](uint32_t own, const Values& v) {
     return ballot(v, [&](uint32_t x) { return x == own; });
   });
-  check("  match.all.sync.b32 %d|%q, %a, %m;\n", [&](uint32_t, const Values&) { return 0; });
-  check("  match.all.sync.b32 %d|%q, 7, %m;\n  selp.b32 %d, %d, 0, %q;\n",
-        [&](uint32_t, const Values& v) { return ballot(v, [](uint32_t) { return true; }); });
-  check("  activemask.b32 %d;\n",
-        [&](uint32_t, const Values& v) { return ballot(v, [](uint32_t) { return true; }); });
-  check("  elect.sync %d|%q, %m;\n  selp.b32 %e, 1, 0, %q;\n",
-        [](uint32_t, const Values& v) { return v[0].first; });
+  check_group("  match.all.sync.b32 %d|%q, %a, %m;\n", [&](uint32_t, const Values&) { return 0; });
+  check_group("  match.all.sync.b32 %d|%q, 7, %m;\n  selp.b32 %d, %d, 0, %q;\n",
+              [&](uint32_t, const Values& v) { return ballot(v, [](uint32_t) { return true; }); });
+  check_group("  activemask.b32 %d;\n",
+              [&](uint32_t, const Values& v) { return ballot(v, [](uint32_t) { return true; }); });
+  check_group("  elect.sync %d|%q, %m;\n  selp.b32 %e, 1, 0, %q;\n",
+              [](uint32_t, const Values& v) { return v[0].first; });
+}
+
+TEST_F(ExecutionTest, Reductions) {
   const auto reduce = [&](const std::string& op, auto combine) {
-    check("  redux.sync." + op + " %d, %a, %m;\n", [&](uint32_t, const Values& v) {
+    check_group("  redux.sync." + op + " %d, %a, %m;\n", [&](uint32_t, const Values& v) {
       uint32_t result = v[0].second;
       for (size_t i = 1; i < v.size(); ++i) result = combine(result, v[i].second);
       return result;
@@ -333,27 +342,6 @@ TEST_F(ExecutionTest, KernelsCanBeReplaced) {
       std::runtime_error);
   cudasim::restore_kernels();
   EXPECT_EQ(launch_again(), inputs[3].a + 1);
-}
-
-TEST_F(ExecutionTest, HugeSparseTablesCostWhatIsTouched) {
-  constexpr size_t kBytes = size_t{1} << 36;
-  void* table = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  ASSERT_NE(table, MAP_FAILED);
-  cudasim::add_memory(table, kBytes, true);
-  const std::string registers = declare("%a", "u64") + declare("%d", "u32");
-  const std::string body =
-      load_operand("%a", "u64", 0) +
-      "  ld.global.u32 %d, [%a];\n  add.s32 %d, %d, 1;\n  st.global.u32 [%a], %d;\n" +
-      store_result("%d", "u32", 0) + store_result("%d", "u32", 1);
-  std::vector<Operands> inputs(64);
-  for (size_t i = 0; i < inputs.size(); ++i)
-    inputs[i].a = reinterpret_cast<uint64_t>(table) + kBytes / 64 * i + 4 * i;
-  for (const auto& out : run_kernel("huge", kernel_text("huge", registers, body), inputs))
-    EXPECT_EQ(out[0], 1u);
-  EXPECT_EQ(all_reports(), "");
-  cudasim::remove_memory(table);
-  munmap(table, kBytes);
 }
 
 TEST_F(ExecutionTest, LaunchLimits) {

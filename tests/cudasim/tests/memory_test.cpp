@@ -119,7 +119,7 @@ struct AtomicCase {
   std::function<uint64_t(uint64_t, uint64_t)> next;
 };
 
-TEST_F(MemoryTest, Atomics) {
+std::vector<AtomicCase> atomic_cases() {
   const auto u32 = [](auto op) {
     return [op](uint64_t a, uint64_t b) {
       return uint64_t{
@@ -133,7 +133,7 @@ TEST_F(MemoryTest, Atomics) {
   };
   const auto min = [](auto a, auto b) { return a < b ? a : b; };
   const auto max = [](auto a, auto b) { return a > b ? a : b; };
-  const AtomicCase cases[] = {
+  return {
       {"add", "u32", 5, u32([](uint32_t a, uint32_t b) { return a + b; })},
       {"add", "s32", 5, u32([](uint32_t a, uint32_t b) { return a + b; })},
       {"add", "u64", 5, [](uint64_t a, uint64_t b) { return a + b; }},
@@ -161,43 +161,48 @@ TEST_F(MemoryTest, Atomics) {
       {"add.noftz", "bf16", 0x3f80,
        [](uint64_t a, uint64_t b) { return encode(decode(a, kBF16) + decode(b, kBF16), kBF16); }},
   };
-  std::mt19937_64 random(1);
-  for (const AtomicCase& test : cases) {
-    SCOPED_TRACE(std::string(test.name) + "." + test.type);
-    const std::string type = test.type;
-    std::vector<Operands> inputs(64);
-    for (Operands& x : inputs) {
-      const double value = static_cast<double>(random() % 64) - 32;
-      x.a = type == "f16"    ? encode(value, kF16)
-            : type == "bf16" ? encode(value, kBF16)
-            : type == "f32"  ? encode(value, kF32)
-            : type == "f64"  ? encode(value, kF64)
-                             : random() % 1000;
-    }
-    inputs[0].b = test.initial;  // all lanes work on input[0].b
-    const int bits = register_bits(type);
-    const std::string body = load_operand("%a", type, 0) +
-                             "  ld.param.u64 %at, [in];\n  atom.global." + test.name + "." + type +
-                             " %d, [%at+8], %a;\n" + store_result("%d", type, 0) +
-                             "  mov.b64 %at, 0;\n  st.global.u64 [%out+8], %at;\n";
-    cudasim::settings().arch = kTestArch;
-    const auto outputs = run_kernel(
-        "atomics", kernel_text("atomics", declare("%a", type) + declare("%d", type), body), inputs,
-        64);
-    EXPECT_EQ(all_reports(), "");
-    // Lanes of a warp go in order; either warp may be first.
-    const uint64_t mask = bits == 64 ? ~uint64_t{0} : (uint64_t{1} << bits) - 1;
-    const auto as_if_first = [&](size_t first_lane) {
-      uint64_t value = test.initial;
-      for (size_t i = 0; i < inputs.size(); ++i) {
-        const size_t lane = (first_lane + i) % inputs.size();
-        if (outputs[lane][0] != value) return false;
-        value = test.next(value, inputs[lane].a) & mask;
-      }
-      return true;
-    };
-    EXPECT_TRUE(as_if_first(0) || as_if_first(32));
+}
+
+void check_atomic(const AtomicCase& test, std::mt19937_64& random) {
+  SCOPED_TRACE(std::string(test.name) + "." + test.type);
+  const std::string type = test.type;
+  std::vector<Operands> inputs(64);
+  for (Operands& x : inputs) {
+    const double value = static_cast<double>(random() % 64) - 32;
+    x.a = type == "f16"    ? encode(value, kF16)
+          : type == "bf16" ? encode(value, kBF16)
+          : type == "f32"  ? encode(value, kF32)
+          : type == "f64"  ? encode(value, kF64)
+                           : random() % 1000;
   }
+  inputs[0].b = test.initial;  // all lanes work on input[0].b
+  const int bits = register_bits(type);
+  const std::string body = load_operand("%a", type, 0) +
+                           "  ld.param.u64 %at, [in];\n  atom.global." + test.name + "." + type +
+                           " %d, [%at+8], %a;\n" + store_result("%d", type, 0) +
+                           "  mov.b64 %at, 0;\n  st.global.u64 [%out+8], %at;\n";
+  cudasim::settings().arch = kTestArch;
+  const auto outputs =
+      run_kernel("atomics", kernel_text("atomics", declare("%a", type) + declare("%d", type), body),
+                 inputs, 64);
+  EXPECT_EQ(all_reports(), "");
+  // Lanes of a warp go in order; either warp may be first.
+  const uint64_t mask = bits == 64 ? ~uint64_t{0} : (uint64_t{1} << bits) - 1;
+  const auto as_if_first = [&](size_t first_lane) {
+    uint64_t value = test.initial;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const size_t lane = (first_lane + i) % inputs.size();
+      if (outputs[lane][0] != value) return false;
+      value = test.next(value, inputs[lane].a) & mask;
+    }
+    return true;
+  };
+  EXPECT_TRUE(as_if_first(0) || as_if_first(32));
+}
+
+TEST_F(MemoryTest, Atomics) {
+  std::mt19937_64 random(1);
+  for (const AtomicCase& test : atomic_cases()) check_atomic(test, random);
 }
 
 TEST_F(MemoryTest, CompareAndSwap) {
@@ -218,6 +223,27 @@ TEST_F(MemoryTest, CompareAndSwap) {
   const bool found =
       std::any_of(outputs.begin(), outputs.end(), [&](const auto& out) { return out[1] == sum; });
   EXPECT_TRUE(found);
+}
+
+TEST_F(MemoryTest, HugeSparseTablesCostWhatIsTouched) {
+  constexpr size_t kBytes = size_t{1} << 36;
+  void* table = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(table, MAP_FAILED);
+  cudasim::add_memory(table, kBytes, true);
+  const std::string registers = declare("%a", "u64") + declare("%d", "u32");
+  const std::string body =
+      load_operand("%a", "u64", 0) +
+      "  ld.global.u32 %d, [%a];\n  add.s32 %d, %d, 1;\n  st.global.u32 [%a], %d;\n" +
+      store_result("%d", "u32", 0) + store_result("%d", "u32", 1);
+  std::vector<Operands> inputs(64);
+  for (size_t i = 0; i < inputs.size(); ++i)
+    inputs[i].a = reinterpret_cast<uint64_t>(table) + kBytes / 64 * i + 4 * i;
+  for (const auto& out : run_kernel("huge", kernel_text("huge", registers, body), inputs))
+    EXPECT_EQ(out[0], 1u);
+  EXPECT_EQ(all_reports(), "");
+  cudasim::remove_memory(table);
+  munmap(table, kBytes);
 }
 
 }  // namespace

@@ -40,11 +40,11 @@ TEST_F(OpcodeTest, LogicAndShifts) {
   run({"mov.pred", {"pred"}, "pred", [](Operands x) { return uint64_t{x.a != 0}; }});
 }
 
-TEST_F(OpcodeTest, BitFields) {
+uint64_t bit(uint64_t word, int i) { return word >> i & 1; }
+
+TEST_F(OpcodeTest, BitCounts) {
   for (const int bits : {32, 64}) {
     const std::string b = "b" + std::to_string(bits);
-    const uint64_t mask = bits == 64 ? ~uint64_t{0} : (uint64_t{1} << bits) - 1;
-    const auto bit = [=](uint64_t word, int i) { return word >> i & 1; };
     run({"popc." + b, {b}, "u32", [=](Operands x) {
            uint64_t count = 0;
            for (int i = 0; i < bits; ++i) count += bit(x.a, i);
@@ -60,6 +60,13 @@ TEST_F(OpcodeTest, BitFields) {
            for (int i = 0; i < bits; ++i) reversed |= bit(x.a, i) << (bits - 1 - i);
            return reversed;
          }});
+  }
+}
+
+TEST_F(OpcodeTest, BitFields) {
+  for (const int bits : {32, 64}) {
+    const std::string b = "b" + std::to_string(bits);
+    const uint64_t mask = bits == 64 ? ~uint64_t{0} : (uint64_t{1} << bits) - 1;
     for (const bool is_signed : {false, true}) {
       const std::string type = (is_signed ? "s" : "u") + std::to_string(bits);
       const auto leading = [=](uint64_t a) {
@@ -105,6 +112,9 @@ TEST_F(OpcodeTest, BitFields) {
            }});
     }
   }
+}
+
+TEST_F(OpcodeTest, BitMasks) {
   run({"bmsk.clamp.b32", {"u32", "u32"}, "u32", [](Operands x) {
          uint64_t mask = 0;
          const uint64_t position = static_cast<uint32_t>(x.a), length = static_cast<uint32_t>(x.b);
@@ -113,7 +123,7 @@ TEST_F(OpcodeTest, BitFields) {
        }});
 }
 
-TEST_F(OpcodeTest, BytesAndFunnels) {
+TEST_F(OpcodeTest, BytePermutations) {
   const auto byte = [](Operands x, unsigned i) {
     return i < 4 ? x.a >> (8 * i) & 0xff : x.b >> (8 * (i - 4)) & 0xff;
   };
@@ -144,6 +154,9 @@ TEST_F(OpcodeTest, BytesAndFunnels) {
            return result;
          }});
   }
+}
+
+TEST_F(OpcodeTest, FunnelShifts) {
   for (const bool clamp : {false, true}) {
     const std::string suffix = clamp ? ".clamp.b32" : ".wrap.b32";
     const auto both = [](Operands x) { return (x.b & 0xffffffff) << 32 | (x.a & 0xffffffff); };
@@ -157,6 +170,9 @@ TEST_F(OpcodeTest, BytesAndFunnels) {
            return both(x) >> amount(x);
          }});
   }
+}
+
+TEST_F(OpcodeTest, LogicOfThree) {
   for (const unsigned truth : {0x00u, 0x80u, 0xc0u, 0x96u, 0xe8u, 0xcau, 0x1bu, 0xffu}) {
     run({"lop3.b32 %d, %a, %b, %c, " + std::to_string(truth) + "; //",
          {"b32", "b32", "b32"},
@@ -170,6 +186,9 @@ TEST_F(OpcodeTest, BytesAndFunnels) {
            return result;
          }});
   }
+}
+
+TEST_F(OpcodeTest, DotProductsOfBytes) {
   run({"dp4a.s32.s32", {"b32", "b32", "s32"}, "s32", [=](Operands x) {
          uint64_t sum = x.c;
          for (int i = 0; i < 32; i += 8) {
