@@ -142,12 +142,13 @@ bench-cuda-model: build ## Count what the CUDA kernels move and issue against wh
 	$(call say,Traffic of the CUDA kernels on the simulator)
 	python benchmarks/cuda_model.py $(ARGS) $(log)
 
-lint: $(VENV_STAMP) ## Check format, style and types
-	$(call say,Lint: ruff and mypy --strict and clang-format)
+lint: $(VENV_STAMP) ## Check format, style, types and sizes
+	$(call say,Lint: ruff and mypy --strict and sizes and clang-format)
 	ruff check
 	ruff format --check
 	mypy python examples
-	mypy benchmarks/{bench,fbgemm_worker,instructions,memory}.py
+	mypy benchmarks/{bench,fbgemm_worker,instructions,memory}.py tests/sizes.py
+	python tests/sizes.py
 	@echo clang-format --dry-run -Werror
 	@clang-format --dry-run -Werror $(CXX_FILES)
 

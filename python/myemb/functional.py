@@ -34,8 +34,7 @@ _embedding_bag_tables = _C.embedding_bag_tables
 _check_embedding_bag_tables = _C.check_embedding_bag_tables
 _ops = torch.ops.myemb
 
-_SUM, _MEAN, _MAX, _UNKNOWN_MODE = 0, 1, 2, -1
-_MODES = {"sum": _SUM, "mean": _MEAN, "max": _MAX}
+_MODES, _UNKNOWN_MODE = {"sum": 0, "mean": 1, "max": 2}, -1
 
 
 def embedding(
@@ -171,15 +170,7 @@ def embedding_bag(
         input, offsets, per_sample_weights = unpack_nested_bags(input, per_sample_weights)
         include_last_offset = True
     # An unknown mode is refused in C++, where it takes its turn among the other checks.
-    mode_enum = (
-        _SUM
-        if mode == "sum"
-        else _MEAN
-        if mode == "mean"
-        else _MAX
-        if mode == "max"
-        else _UNKNOWN_MODE
-    )
+    mode_enum = _MODES.get(mode, _UNKNOWN_MODE)
     if max_norm is not None:
         # In a graph the shapes are checked while it is traced, the offsets when the bags are read.
         if not is_dynamo_compiling():
