@@ -32,7 +32,7 @@ log = 2>&1 | tee build/$@.log
 .PHONY: help venv build demo demo-languages test test-cpp test-python test-sass test-install test-cuda
 .PHONY: sanitize-cuda time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions
 .PHONY: bench-memory bench-cuda-model
-.PHONY: lint tidy format wheel lock clean
+.PHONY: docs lint tidy format wheel lock clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -141,6 +141,21 @@ bench-memory: build ## Measure the memory that a training step takes (5 minutes)
 bench-cuda-model: build ## Count what the CUDA kernels move and issue against what they have to
 	$(call say,Traffic of the CUDA kernels on the simulator)
 	python benchmarks/cuda_model.py $(ARGS) $(log)
+
+# In an environment of its own, as nothing but this needs it.
+DOCS := .cache/docs
+DOCS_STAMP := $(DOCS)/.installed-$(call digest,requirements/docs.txt requirements/docs-lock.txt)
+$(DOCS_STAMP):
+	$(call say,Installing the pinned packages of requirements/docs.txt into $(DOCS))
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --requirement requirements/docs.txt
+	rm -f $(DOCS)/.installed-*
+	touch $@
+
+docs: $(DOCS_STAMP) ## Build the documentation as a site in build/docs
+	$(call say,Building the documentation in build/docs)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --site-dir build/docs
+	@echo 'open build/docs/index.html; with the search: python -m http.server --directory build/docs'
 
 lint: $(VENV_STAMP) ## Check format, style, types and sizes
 	$(call say,Lint: ruff and mypy --strict and sizes and clang-format)

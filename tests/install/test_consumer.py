@@ -24,9 +24,9 @@ def programs(cmake_prefix_path: str, tmp_path_factory: pytest.TempPathFactory) -
     return build
 
 
-# train calls the modules of myemb/nn.h, train_fused the optimizers of myemb/optim.h, too; by_name
-# uses no symbol of libmyemb at all.
-@pytest.mark.parametrize("program", ["train", "train_fused", "by_name"])
+# guide is what docs/cpp.md shows; train calls the modules of myemb/nn.h, train_fused the optimizers
+# of myemb/optim.h, too; by_name uses no symbol of libmyemb at all.
+@pytest.mark.parametrize("program", ["guide", "train", "train_fused", "by_name"])
 def test_program_runs(program: str, programs: Path, tmp_path: Path) -> None:
     succeed(programs / program, cwd=tmp_path)
 
