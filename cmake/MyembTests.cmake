@@ -16,6 +16,7 @@ add_executable(myemb_tests
   tests/cpp/functional_test.cpp
   tests/cpp/group_test.cpp
   tests/cpp/large_results_test.cpp
+  tests/cpp/mapped_files_test.cpp
   tests/cpp/max_test.cpp
   tests/cpp/nn_test.cpp
   tests/cpp/numbers_test.cpp

@@ -1,4 +1,5 @@
 #include <cpu/large_blocks.h>
+#include <cpu/pages.h>
 #include <myemb/memory.h>
 
 #include <c10/util/Exception.h>
@@ -28,9 +29,7 @@ const char* reason(int error) {
 }  // namespace
 
 int64_t huge_pages_(const at::Tensor& tensor) {
-  TORCH_CHECK(tensor.layout() == at::kStrided && tensor.device().is_cpu(),
-              "huge_pages_: expected a dense CPU tensor, but got one of layout ", tensor.layout(),
-              " on ", tensor.device());
+  check_has_memory(tensor, "huge_pages_");
   const auto data = reinterpret_cast<uintptr_t>(tensor.storage().data());
   const uintptr_t begin = up_to_huge_page(data);
   const uintptr_t end = (data + tensor.storage().nbytes()) / kHugePage * kHugePage;

@@ -153,6 +153,14 @@ int64_t huge_pages_(const at::Tensor& tensor) {
   return call([&] { return myemb::huge_pages_(tensor); });
 }
 
+int64_t prefetch_rows(const at::Tensor& table, const at::Tensor& indices) {
+  return call([&] { return myemb::prefetch_rows(table, indices); });
+}
+
+void flush(const at::Tensor& tensor) {
+  call([&] { myemb::flush(tensor); });
+}
+
 // A Python function that C++ keeps, and may drop without the GIL.
 std::shared_ptr<py::object> kept(py::object function) {
   const auto drop = [](py::object* object) {
@@ -215,6 +223,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cache_limit", &myemb::cache_limit);
   m.def("cached_bytes", &myemb::cached_bytes);
   m.def("huge_pages_", &huge_pages_);
+  m.def("prefetch_rows", &prefetch_rows);
+  m.def("flush", &flush);
   define_positional<&embedding>(m, "embedding");
   define_positional<&embedding_bag>(m, "embedding_bag");
   py::class_<FusedTable>(m, "FusedTable").def("remove", [](FusedTable& fused) {

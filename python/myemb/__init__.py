@@ -20,12 +20,14 @@ from ._build_info import TORCH_VERSION
 __all__ = [
     "__version__",
     "cmake_prefix_path",
+    "disk",
     "empty_cache",
     "functional",
     "huge_pages_",
     "memory",
     "nn",
     "optim",
+    "prefetch_rows",
     "replace_embeddings_",
     "set_cache_limit",
 ]
@@ -57,8 +59,9 @@ cmake_prefix_path: str = str(_package / "share" / "cmake")
 torch.ops.load_library(_package / "lib" / "libmyemb.so")  # type: ignore[no-untyped-call]
 
 # These bind the operators that load_library has just registered.
-from . import _C, _batching, functional, memory, nn, optim  # noqa: E402
+from . import _C, _batching, disk, functional, memory, nn, optim  # noqa: E402
 from .convert import replace_embeddings_  # noqa: E402
+from .disk import prefetch_rows  # noqa: E402
 from .memory import empty_cache, huge_pages_, set_cache_limit  # noqa: E402
 
 __version__: str = _C.version

@@ -36,4 +36,18 @@ MYEMB_API int64_t cached_bytes();
 // can), and says why.
 MYEMB_API int64_t huge_pages_(const at::Tensor& tensor);
 
+// For a table in a mapped file (at::from_file): asks the system to read the pages of these rows,
+// all at once, which a lookup would wait for one by one. It returns before they are there, or when
+// the disk has no room for more questions. The rows are those of the table's first dimension, so
+// that a state of an optimizer, (V) or (V, D), may be a table, too. Returns how many bytes it asked
+// for, whether or not they are in memory already.
+//
+// Throws c10::IndexError if an index is out of range, and c10::Error unless both are dense CPU
+// tensors and the indices integers.
+MYEMB_API int64_t prefetch_rows(const at::Tensor& table, const at::Tensor& indices);
+
+// Returns when everything that was written to a tensor in a shared mapping of a file is on the
+// disk; does nothing for other memory. Throws c10::Error if the disk fails.
+MYEMB_API void flush(const at::Tensor& tensor);
+
 }  // namespace myemb
