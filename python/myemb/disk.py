@@ -14,6 +14,10 @@ The ``mode`` of a mapping is one of numpy's:
 - ``"w+"``: the same for a new file of zeros; one of that name is overwritten. The file takes space
   on the disk for rows that were written, and no others.
 
+With ``read_ahead`` the system reads more than the page that is needed, 128 KiB or what the disk is
+set to: right for a table that fits into memory and will be there soon. Turn it off for a table that
+does not, whose rows are all over it.
+
 A file must not become smaller while it is mapped, and its disk must not become full: the system
 ends a process that touches a page it cannot have (SIGBUS).
 """
@@ -82,6 +86,7 @@ def map_file(
     dtype: torch.dtype = torch.float32,
     mode: Mode = "r",
     offset: int = 0,
+    read_ahead: bool = True,
 ) -> Tensor:
     """Maps a file of raw numbers, row after row, as ``numpy.memmap`` does.
 
@@ -91,6 +96,7 @@ def map_file(
         dtype: Of the numbers, in the byte order of this machine.
         mode: ``"r"``, ``"r+"`` or ``"w+"``, see the module.
         offset: Where they begin in the file, in bytes: a multiple of the size of one.
+        read_ahead: Whether a page that is read brings its neighbours, see the module.
 
     Returns:
         A contiguous tensor that is the file. It is unmapped with the last tensor that shares it.
@@ -102,15 +108,20 @@ def map_file(
     """
     if mode not in _OPENED:
         raise ValueError(f"mode has to be one of {', '.join(_OPENED)} but got {mode!r}")
+    mapped = _map(path, mode, _end(shape, dtype, offset), read_ahead)
+    return _tensor_of(mapped, shape, dtype, offset)
+
+
+def _end(shape: Sequence[int], dtype: torch.dtype, offset: int) -> int:
+    """Returns where such a tensor ends in its file."""
     if offset < 0 or offset % dtype.itemsize:
         raise ValueError(f"offset {offset} is not a multiple of {dtype.itemsize}, as {dtype} needs")
     if any(size < 0 for size in shape):
         raise ValueError(f"a size of {tuple(shape)} is negative")
-    mapped = _map(path, mode, offset + prod(shape) * dtype.itemsize)
-    return _tensor_of(mapped, shape, dtype, offset)
+    return offset + prod(shape) * dtype.itemsize
 
 
-def _map(path: PathLike, mode: str, size: int) -> mmap.mmap | None:
+def _map(path: PathLike, mode: str, size: int, read_ahead: bool) -> mmap.mmap | None:
     """Maps the first bytes of a file; there is no mapping of none."""
     with open(path, _OPENED[mode]) as file:
         if mode == "w+":
@@ -123,23 +134,29 @@ def _map(path: PathLike, mode: str, size: int) -> mmap.mmap | None:
         # Copies of pages that are written to in mode "r" are made one by one; without NORESERVE the
         # system would refuse what would not fit if all were.
         flags = mmap.MAP_PRIVATE | _NO_RESERVE if mode == "r" else mmap.MAP_SHARED
-        return mmap.mmap(file.fileno(), size, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+        mapped = mmap.mmap(file.fileno(), size, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+    if not read_ahead:
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
 
 
 def _tensor_of(
     mapped: mmap.mmap | None, shape: Sequence[int], dtype: torch.dtype, offset: int
 ) -> Tensor:
     if mapped is None or not prod(shape):
-        return torch.empty(*shape, dtype=dtype)
-    return torch.frombuffer(mapped, dtype=dtype, count=prod(shape), offset=offset).view(*shape)
+        return torch.empty(tuple(shape), dtype=dtype)
+    return torch.frombuffer(mapped, dtype=dtype, count=prod(shape), offset=offset).view(
+        tuple(shape)
+    )
 
 
-def map_npy(path: PathLike, mode: Literal["r", "r+"] = "r") -> Tensor:
+def map_npy(path: PathLike, mode: Literal["r", "r+"] = "r", read_ahead: bool = True) -> Tensor:
     """Maps the array of a ``.npy`` file, with its shape and dtype. It needs numpy.
 
     Args:
         path: Of the file, written by ``numpy.save`` or ``numpy.lib.format.open_memmap``.
         mode: ``"r"`` or ``"r+"``, see the module.
+        read_ahead: As in :func:`map_file`.
 
     Returns:
         A tensor that is the array of the file; not contiguous if that is in Fortran's order.
@@ -157,12 +174,14 @@ def map_npy(path: PathLike, mode: Literal["r", "r+"] = "r") -> Tensor:
         raise ValueError(f"{os.fspath(path)} is not a .npy file of one array")
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     if array.flags.c_contiguous:
-        return map_file(path, array.shape, dtype, mode, array.offset)
-    columns = map_file(path, array.shape[::-1], dtype, mode, array.offset)
+        return map_file(path, array.shape, dtype, mode, array.offset, read_ahead)
+    columns = map_file(path, array.shape[::-1], dtype, mode, array.offset, read_ahead)
     return columns.permute(*reversed(range(array.ndim)))
 
 
-def map_safetensors(path: PathLike, mode: Literal["r", "r+"] = "r") -> dict[str, Tensor]:
+def map_safetensors(
+    path: PathLike, mode: Literal["r", "r+"] = "r", read_ahead: bool = True
+) -> dict[str, Tensor]:
     """Maps all tensors of a ``.safetensors`` file.
 
     ``safetensors.torch.load_file`` does not copy either, but has mode ``"r"`` alone. This does not
@@ -171,6 +190,7 @@ def map_safetensors(path: PathLike, mode: Literal["r", "r+"] = "r") -> dict[str,
     Args:
         path: Of the file.
         mode: ``"r"`` or ``"r+"``, see the module.
+        read_ahead: As in :func:`map_file`.
 
     Returns:
         The tensors by their names, contiguous. ``module.load_state_dict(tensors, assign=True)``
@@ -183,19 +203,22 @@ def map_safetensors(path: PathLike, mode: Literal["r", "r+"] = "r") -> dict[str,
     """
     _check_reading(mode)
     header, begin = _safetensors_header(path)
-    tensors = {}
+    found = {}
+    size = 0
     for name, entry in header.items():
         try:
             shape, (start, end) = entry["shape"], entry["data_offsets"]
             dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
             if dtype is None:
                 raise ValueError(f"PyTorch has no dtype {entry['dtype']}")
-            if end - start != prod(shape) * dtype.itemsize:
+            if start < 0 or _end(shape, dtype, begin + start) != begin + end:
                 raise ValueError(f"shape {shape} of {dtype} does not take bytes {start} to {end}")
-            tensors[name] = map_file(path, shape, dtype, mode, begin + start)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)}: tensor {name!r}: {error}") from error
-    return tensors
+        found[name] = (shape, dtype, begin + start)
+        size = max(size, begin + end)
+    mapped = _map(path, mode, size, read_ahead)
+    return {name: _tensor_of(mapped, *place) for name, place in found.items()}
 
 
 def _check_reading(mode: str) -> None:
@@ -212,9 +235,11 @@ def _safetensors_header(path: PathLike) -> tuple[dict[str, Any], int]:
             if not 0 < length <= size - _LENGTH_BYTES:
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
             header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-        except (AttributeError, ValueError) as error:
+            if not isinstance(header, dict):
+                raise ValueError(f"a header of {type(header)}")
+        except ValueError as error:
             raise ValueError(f"{os.fspath(path)} is not a safetensors file: {error}") from error
+    header.pop("__metadata__", None)
     return header, _LENGTH_BYTES + length
 
 

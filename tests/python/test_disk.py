@@ -1,0 +1,372 @@
+"""Tables in mapped files: shared without a copy, larger than memory, trained in place."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import myemb
+from myemb import disk
+
+F8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+SAVED = {
+    "words.weight": torch.randn(30, 7),
+    "half": torch.randn(5, 4).half(),
+    "bf16": torch.randn(5, 2, 2).bfloat16(),
+    **{str(dtype): torch.randn(6, 3).to(dtype) for dtype in F8},
+    "ids": torch.arange(3),
+    "scalar": torch.tensor(2.5),
+    "none": torch.empty(0, 4),
+}
+NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+}
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def save_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """As the format's description has it: length, JSON, bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize):
+        start, data = len(data), data + (bits(tensor) if tensor.numel() else b"")
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, len(data)],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def mapping_of(tensor: Tensor) -> str:
+    """The line of /proc/self/maps that a tensor's memory is in."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+        if begin <= tensor.data_ptr() < end:
+            return line
+    raise AssertionError("no memory")
+
+
+@pytest.fixture
+def values() -> Tensor:
+    return torch.randn(40, 6)
+
+
+@pytest.fixture
+def file(tmp_path: Path, values: Tensor) -> Path:
+    path = tmp_path / "table.bin"
+    path.write_bytes(bits(values))
+    return path
+
+
+# ---- Mapping -------------------------------------------------------------------------------------
+
+
+def test_a_mapping_is_the_file(file: Path, values: Tensor) -> None:
+    table = disk.map_file(file, (40, 6))
+    assert torch.equal(table, values)
+    assert mapping_of(table).endswith(str(file))
+    rest = disk.map_file(file, (20, 2), torch.float64, offset=16)
+    assert bits(rest) == bits(values)[16 : 16 + 320]
+
+
+def test_mode_r_never_writes_the_file(file: Path, values: Tensor) -> None:
+    file.chmod(0o444)
+    table = disk.map_file(file, (40, 6), mode="r")
+    table[3] = 7
+    assert table[3].tolist() == [7] * 6
+    disk.flush(table)
+    assert file.read_bytes() == bits(values)
+    assert torch.equal(disk.map_file(file, (40, 6)), values)
+
+
+def test_mode_r_plus_writes_the_file(file: Path, values: Tensor) -> None:
+    other = disk.map_file(file, (40, 6))
+    table = disk.map_file(file, (40, 6), mode="r+")
+    table[3] = values[3] = 7
+    disk.flush(table)
+    assert file.read_bytes() == bits(values)
+    assert torch.equal(other, values)
+
+
+def test_mode_w_plus_makes_a_file_of_zeros(file: Path) -> None:
+    table = disk.map_file(file, (100, 3), torch.bfloat16, mode="w+")
+    assert torch.equal(table, torch.zeros(100, 3, dtype=torch.bfloat16))
+    table[99] = 1
+    assert file.read_bytes() == bits(table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"mode": "a"}, "mode has to be one of r, r[+], w[+] but got 'a'"),
+        ({"shape": (41, 6)}, "has 960 bytes, but 984 are needed"),
+        ({"offset": 4}, "has 960 bytes, but 964 are needed"),
+        ({"offset": 2}, "offset 2 is not a multiple of 4"),
+        ({"offset": -4}, "offset -4 is not a multiple"),
+        ({"shape": (-1, 6)}, "a size of .-1, 6. is negative"),
+    ],
+)
+def test_a_mapping_that_is_refused(file: Path, arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        disk.map_file(file, **({"shape": (40, 6)} | arguments))
+    assert file.stat().st_size == 960
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        disk.map_file(tmp_path / "no", (1, 1), mode="r+")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_mapping_of_nothing(file: Path) -> None:
+    assert disk.map_file(file, (0, 6)).shape == (0, 6)
+    assert disk.map_file(file.with_name("new"), (0, 6), mode="w+").shape == (0, 6)
+
+
+def test_the_memory_lives_as_long_as_a_view(file: Path, values: Tensor) -> None:
+    row = disk.map_file(file, (40, 6))[7]
+    assert torch.equal(row, values[7])
+    assert str(file) in Path("/proc/self/maps").read_text()
+    del row
+    assert str(file) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int64"])
+def test_npy(tmp_path: Path, dtype: str, order: Any) -> None:
+    array = np.asarray(np.arange(60).reshape(20, 3), dtype=dtype, order=order)
+    np.save(tmp_path / "a.npy", array)
+    table = disk.map_npy(tmp_path / "a.npy", mode="r+")
+    assert torch.equal(table, torch.from_numpy(array))
+    assert mapping_of(table).endswith("a.npy")
+    table[2, 1] = 99
+    assert np.load(tmp_path / "a.npy")[2, 1] == 99
+
+
+def test_npy_that_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    np.savez(tmp_path / "many.npz", np.ones(3))
+    np.save(tmp_path / "swapped.npy", np.ones(3, ">f4"))
+    with pytest.raises(ValueError, match="objects"):
+        disk.map_npy(tmp_path / "objects.npy")
+    with pytest.raises(ValueError, match="npy file of one array"):
+        disk.map_npy(tmp_path / "many.npz")
+    with pytest.raises((ValueError, TypeError), match="byte order"):
+        disk.map_npy(tmp_path / "swapped.npy")
+    with pytest.raises(ValueError, match=r"mode has to be one of r, r\+ but got 'w\+'"):
+        disk.map_npy(tmp_path / "swapped.npy", mode="w+")  # type: ignore[arg-type]
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_safetensors(path, SAVED)
+    mapped = disk.map_safetensors(path)
+    assert mapped.keys() == SAVED.keys()
+    for name, tensor in SAVED.items():
+        assert (mapped[name].dtype, mapped[name].shape) == (tensor.dtype, tensor.shape)
+        assert not tensor.numel() or bits(mapped[name]) == bits(tensor)
+        assert not tensor.numel() or mapping_of(mapped[name]).endswith(str(path))
+    assert Path("/proc/self/maps").read_text().count(str(path)) == 1
+    disk.map_safetensors(path, mode="r+")["words.weight"][4] = 1
+    assert mapped["words.weight"][4].tolist() == [1] * 7
+
+
+def test_safetensors_that_the_package_wrote(tmp_path: Path) -> None:
+    package = pytest.importorskip("safetensors.torch")
+    package.save_file(SAVED, tmp_path / "model.safetensors", metadata={"a": "b"})
+    mapped = disk.map_safetensors(tmp_path / "model.safetensors")
+    assert all(bits(mapped[name]) == bits(SAVED[name]) for name in SAVED if SAVED[name].numel())
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        (b"", "a header of 2 bytes in a file of 8"),
+        (b"[]", "not a safetensors file"),
+        (b"{]", "not a safetensors file"),
+        (b'{"a": 3}', "tensor 'a'"),
+        (b'{"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}', "no dtype F4"),
+        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "does not take bytes"),
+        (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [8, 4]}}', "is negative"),
+        (b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}', "are needed"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [1, 5]}}', "not a multiple of 4"),
+        (
+            b'{"a": {"dtype": "U8", "shape": [1], "data_offsets": [-1, 0]}}',
+            "does not take bytes -1",
+        ),
+        (b'{"a": {"dtype": "U8", "shape": [1.5], "data_offsets": [0, 2]}}', "tensor 'a'"),
+    ],
+)
+def test_a_file_of_another_format(tmp_path: Path, header: bytes, text: str) -> None:
+    header += b" " * (-len(header) % 8)
+    length = len(header) or 2
+    data = bytes(8) if header else b""
+    (tmp_path / "a").write_bytes(length.to_bytes(8, "little") + header + data)
+    with pytest.raises(ValueError, match=text):
+        disk.map_safetensors(tmp_path / "a")
+
+
+# ---- Modules on mappings -------------------------------------------------------------------------
+
+
+def test_from_pretrained_shares_the_mapping(file: Path, values: Tensor) -> None:
+    indices = torch.randint(40, (9, 3))
+    for kind in ("Embedding", "EmbeddingBag"):
+        ours = getattr(myemb.nn, kind).from_pretrained(disk.map_file(file, (40, 6)))
+        theirs = getattr(torch.nn, kind).from_pretrained(values)
+        assert mapping_of(ours.weight).endswith(str(file))
+        torch.testing.assert_close(ours(indices), theirs(indices))
+
+
+def test_mappings_of_numpy_and_torch_are_shared(file: Path, values: Tensor) -> None:
+    indices = torch.randint(40, (9, 3))
+    writable = np.memmap(file, np.float32, "r+", shape=(40, 6))
+    for mapped in (
+        torch.from_numpy(writable),
+        torch.from_file(str(file), shared=True, size=240).view(40, 6),
+    ):
+        table = myemb.nn.Embedding.from_pretrained(mapped)
+        assert mapping_of(table.weight).endswith(str(file))
+        assert torch.equal(table(indices), values[indices])
+
+
+def test_load_state_dict_assigns_mappings(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_safetensors(path, {"words.weight": SAVED["words.weight"]})
+    model = torch.nn.ModuleDict({"words": myemb.nn.Embedding(30, 7, device="meta")})
+    model.load_state_dict(disk.map_safetensors(path), assign=True)
+    assert mapping_of(model["words"].weight).endswith(str(path))
+    assert torch.equal(model["words"](torch.tensor([3])), SAVED["words.weight"][3:4])
+
+
+@pytest.mark.parametrize("dtype", F8, ids=str)
+def test_lookup_in_eight_bits(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_safetensors(tmp_path / "a", SAVED)
+    table = disk.map_safetensors(tmp_path / "a")[str(dtype)]
+    indices = torch.tensor([5, 0, 5])
+    rows = myemb.functional.embedding(indices, table)
+    assert bits(rows) == b"".join(bits(SAVED[str(dtype)][i]) for i in indices.tolist())
+
+
+def test_max_norm_scales_rows_of_the_file(file: Path, values: Tensor) -> None:
+    table = disk.map_file(file, (40, 6), mode="r+")
+    ours = myemb.nn.Embedding.from_pretrained(table, max_norm=0.5)
+    theirs = torch.nn.Embedding.from_pretrained(values, max_norm=0.5)
+    indices = torch.tensor([1, 30, 1])
+    torch.testing.assert_close(ours(indices), theirs(indices))
+    torch.testing.assert_close(disk.map_file(file, (40, 6)), values)
+
+
+OPTIMIZERS = {
+    "SGD": [],
+    "Adagrad": ["sum"],
+    "RowWiseAdagrad": ["sum"],
+    "Adam": ["exp_avg", "exp_avg_sq"],
+    "AdamW": ["exp_avg", "exp_avg_sq"],
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_states_in_files(name: str, file: Path, values: Tensor) -> None:
+    def train(table: Tensor, in_files: bool) -> tuple[Tensor, dict[str, Any]]:
+        bags = myemb.nn.EmbeddingBag.from_pretrained(table, freeze=False, mode="sum")
+        optimizer = getattr(myemb.optim, name)(bags.parameters(), lr=0.1)
+        if in_files:
+            state = optimizer.state[bags.weight]
+            for key in OPTIMIZERS[name]:
+                shape = (40,) if name == "RowWiseAdagrad" else (40, 6)
+                state[key] = disk.map_file(file.with_name(key), shape, mode="w+")
+        myemb.optim.fuse_in_backward(optimizer, bags)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            output = bags(torch.randint(40, (5, 2), generator=generator))
+            output.backward(torch.randn(output.shape, generator=generator))
+        return bags.weight.detach(), optimizer.state[bags.weight]
+
+    expected, states = train(values.clone(), in_files=False)
+    trained, mapped = train(disk.map_file(file, (40, 6), mode="r+"), in_files=True)
+    assert torch.equal(disk.map_file(file, (40, 6)), expected)
+    assert mapping_of(trained).endswith(str(file))
+    for key in OPTIMIZERS[name]:
+        assert mapping_of(mapped[key]).endswith(key)
+        assert file.with_name(key).read_bytes() == bits(states[key])
+
+
+# ---- Ahead ---------------------------------------------------------------------------------------
+
+
+def test_bytes_of_pages(tmp_path: Path) -> None:
+    page = os.sysconf("SC_PAGESIZE")
+    table = disk.map_file(tmp_path / "a", (100, page), torch.uint8, mode="w+")
+    assert myemb.prefetch_rows(table, torch.tensor([[3, 99], [4, 3]])) == 3 * page
+    assert myemb.prefetch_rows(table[:, 0], torch.tensor([3], dtype=torch.uint8)) == page
+    leaf = torch.nn.Parameter(torch.ones(10, 4))
+    assert myemb.prefetch_rows(leaf, torch.tensor([1])) in (page, 2 * page)
+    with pytest.raises(IndexError, match="index 100 at position 1 "):
+        myemb.prefetch_rows(table, torch.tensor([1, 100]))
+    with pytest.raises(RuntimeError, match="prefetch_rows: expected a dense CPU tensor"):
+        myemb.prefetch_rows(table.to("meta"), torch.tensor([1]))
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_batches_are_asked_for_ahead(ahead: int, count: int) -> None:
+    asked: list[int] = []
+    table = torch.ones(10, 4)
+
+    def rows(batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        yield table, torch.tensor([batch])
+        asked.append(batch)
+
+    def wait_for(batches: list[int]) -> None:
+        deadline = time.monotonic() + 20
+        while asked != batches:
+            assert time.monotonic() < deadline, (asked, batches)
+            time.sleep(0.001)
+
+    given = []
+    for batch in disk.prefetch_batches(range(count), rows, ahead=ahead):
+        wait_for(list(range(min(count, batch + ahead + 1))))
+        given.append(batch)
+    assert given == list(range(count))
+
+
+def test_an_error_ahead_comes_with_its_batch() -> None:
+    table = torch.ones(3, 4)
+    batches = disk.prefetch_batches([1, 2, 3], lambda i: [(table, torch.tensor([i]))], ahead=3)
+    assert [next(batches), next(batches)] == [1, 2]
+    with pytest.raises(IndexError, match="index 3 at position 0"):
+        next(batches)
+    with pytest.raises(ValueError, match="ahead has to be at least 1 but got 0"):
+        disk.prefetch_batches([1], lambda _: [], ahead=0)
+
+
+def test_larger_than_memory(tmp_path: Path) -> None:
+    """In a process that may have 256 MiB of its own: see larger_than_memory.py."""
+    program = Path(__file__).with_name("larger_than_memory.py")
+    done = subprocess.run(
+        [sys.executable, program, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
