@@ -29,7 +29,8 @@ CXX_FILES = $(shell find csrc cuda tests examples benchmarks -name '*.cpp' -o -n
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 log = 2>&1 | tee build/$@.log
 
-.PHONY: help venv build demo demo-languages test test-cpp test-python test-sass test-install test-cuda
+.PHONY: help venv build demo demo-languages demo-glove
+.PHONY: test test-cpp test-python test-sass test-install test-cuda
 .PHONY: sanitize-cuda time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions
 .PHONY: bench-memory bench-cuda-model
 .PHONY: docs lint tidy format wheel lock clean
@@ -66,6 +67,10 @@ demo: build ## Train a recommender on MovieLens-100k with torch and with myemb (
 demo-languages: build ## Train an identifier of 33 languages with torch and with myemb (1 minute)
 	$(call say,Training an identifier of 33 languages with torch sparse and with myemb)
 	python -m examples.languages $(ARGS)
+
+demo-glove: build ## Answer analogies from 400,000 word vectors in a mapped file (1 minute)
+	$(call say,Answering analogies from a mapped file with torch and with myemb)
+	python -m examples.glove $(ARGS)
 
 test: test-cpp test-python test-sass test-install test-cuda ## Run every test
 	$(call say,Summary)

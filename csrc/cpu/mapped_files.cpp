@@ -56,6 +56,25 @@ void for_each_run(const std::vector<int64_t>& rows, const Span& first_row, uintp
   if (run.bytes() > 0) f(run);
 }
 
+// Asks for the pages of rows; returns how many bytes they have.
+int64_t ask_for(const at::Tensor& table, const std::vector<int64_t>& rows) {
+  const at::Tensor row = table.select(0, 0);
+  const Span first = span_of(row);
+  if (row.dim() > 0 && first.bytes() > row.nbytes()) {  // another's elements lie between its own
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < table.size(1); ++i) bytes += ask_for(table.select(1, i), rows);
+    return bytes;
+  }
+  int64_t bytes = 0;
+  const auto row_stride = static_cast<uintptr_t>(table.stride(0)) * table.element_size();
+  for_each_run(rows, first, row_stride, [&](const Span& run) {
+    // A hint: where the system cannot follow it, the lookup will read the page.
+    madvise(run.data(), run.bytes(), MADV_WILLNEED);
+    bytes += static_cast<int64_t>(run.bytes());
+  });
+  return bytes;
+}
+
 }  // namespace
 
 int64_t prefetch_rows(const at::Tensor& table, const at::Tensor& indices) {
@@ -63,17 +82,8 @@ int64_t prefetch_rows(const at::Tensor& table, const at::Tensor& indices) {
   check_has_memory(indices, kPrefetch);
   check_index_type(indices, "indices", 2, kPrefetch);
   TORCH_CHECK(table.dim() > 0, kPrefetch, ": expected a table of rows, but got a scalar");
-  if (indices.numel() == 0) return 0;
   const std::vector<int64_t> rows = distinct_rows(indices, table.size(0));
-  if (table.numel() == 0) return 0;
-  const auto row_stride = static_cast<uintptr_t>(table.stride(0)) * table.element_size();
-  int64_t bytes = 0;
-  for_each_run(rows, span_of(table.select(0, 0)), row_stride, [&](const Span& run) {
-    // A hint: where the system cannot follow it, the lookup will read the page.
-    madvise(run.data(), run.bytes(), MADV_WILLNEED);
-    bytes += static_cast<int64_t>(run.bytes());
-  });
-  return bytes;
+  return rows.empty() || table.numel() == 0 ? 0 : ask_for(table, rows);
 }
 
 void flush(const at::Tensor& tensor) {

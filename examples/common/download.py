@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,3 +30,13 @@ def cached(name: str, sha256: str, download: Callable[[Path], None]) -> Path:
     if found != sha256:
         raise RuntimeError(f"{path} has SHA-256 {found}, expected {sha256}: delete the file")
     return path
+
+
+def download_wheel(folder: Path, requirement: str, *options: str) -> None:
+    """Lets pip put a wheel into a folder, without those that it depends on.
+
+    Raises:
+        subprocess.CalledProcessError: if it cannot.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options]
+    subprocess.run([*command, "--dest", str(folder), requirement], check=True)

