@@ -32,7 +32,7 @@ log = 2>&1 | tee build/$@.log
 .PHONY: help venv build demo demo-languages demo-glove
 .PHONY: test test-cpp test-python test-sass test-install test-cuda
 .PHONY: sanitize-cuda time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions
-.PHONY: bench-memory bench-cuda-model
+.PHONY: bench-memory bench-mapped bench-cuda-model
 .PHONY: docs lint tidy format wheel lock clean
 
 help: ## List these commands
@@ -143,6 +143,10 @@ bench-memory: build ## Measure the memory that a training step takes (5 minutes)
 	$(call say,Memory of training steps)
 	python benchmarks/memory.py $(ARGS)
 
+bench-mapped: build ## Time training in a file whose pages are not in memory (writes 4 GiB; 2 minutes)
+	$(call say,Training in a mapped file)
+	python benchmarks/mapped.py $(ARGS)
+
 bench-cuda-model: build ## Count what the CUDA kernels move and issue against what they have to
 	$(call say,Traffic of the CUDA kernels on the simulator)
 	python benchmarks/cuda_model.py $(ARGS) $(log)
@@ -167,7 +171,7 @@ lint: $(VENV_STAMP) ## Check format, style, types and sizes
 	ruff check
 	ruff format --check
 	mypy python examples
-	mypy benchmarks/{bench,fbgemm_worker,instructions,memory}.py tests/sizes.py
+	mypy benchmarks/{bench,fbgemm_worker,instructions,mapped,memory}.py tests/sizes.py
 	python tests/sizes.py
 	@echo clang-format --dry-run -Werror
 	@clang-format --dry-run -Werror $(CXX_FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -361,6 +362,19 @@ def test_an_error_ahead_comes_with_its_batch() -> None:
         next(batches)
     with pytest.raises(ValueError, match="ahead has to be at least 1 but got 0"):
         disk.prefetch_batches([1], lambda _: [], ahead=0)
+
+
+def test_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path(__file__).parents[2].joinpath("docs", "disk.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    sums = torch.from_file("sum.bin", size=10_000_000)
+    rows = torch.cat(names["batches"]).unique()
+    assert torch.equal(sums.nonzero().squeeze(1), rows)
+    table = torch.from_file("table.bin", size=640_000_000).view(-1, 64)
+    assert (table[rows] > 0).all()
 
 
 def test_larger_than_memory(tmp_path: Path) -> None:
