@@ -16,8 +16,8 @@ namespace {
 
 constexpr auto kPrefetch = "prefetch_rows";
 
-// The distinct rows, ascending.
-std::vector<int64_t> distinct_rows(const at::Tensor& indices, int64_t num_rows) {
+// Ascending; rows may be there more than once.
+std::vector<int64_t> sorted_rows(const at::Tensor& indices, int64_t num_rows) {
   const at::Tensor lookups = kernel_indices(indices);
   std::vector<int64_t> rows(static_cast<size_t>(lookups.numel()));
   BadIndex bad;
@@ -29,7 +29,6 @@ std::vector<int64_t> distinct_rows(const at::Tensor& indices, int64_t num_rows) 
   });
   check_lookups(bad, indices_of(lookups), num_rows, kPrefetch);
   std::sort(rows.begin(), rows.end());
-  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
   return rows;
 }
 
@@ -82,7 +81,7 @@ int64_t prefetch_rows(const at::Tensor& table, const at::Tensor& indices) {
   check_has_memory(indices, kPrefetch);
   check_index_type(indices, "indices", 2, kPrefetch);
   TORCH_CHECK(table.dim() > 0, kPrefetch, ": expected a table of rows, but got a scalar");
-  const std::vector<int64_t> rows = distinct_rows(indices, table.size(0));
+  const std::vector<int64_t> rows = sorted_rows(indices, table.size(0));
   return rows.empty() || table.numel() == 0 ? 0 : ask_for(table, rows);
 }
 

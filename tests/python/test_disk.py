@@ -262,6 +262,24 @@ def test_load_state_dict_assigns_mappings(tmp_path: Path) -> None:
     assert torch.equal(model["words"](torch.tensor([3])), SAVED["words.weight"][3:4])
 
 
+def test_many_tables_of_a_file_are_trained_in_one_call(tmp_path: Path) -> None:
+    tables = [myemb.nn.Table(30, 8, name="a"), myemb.nn.Table(20, 4, name="b")]
+    batch = {"a": torch.randint(30, (5, 3)), "b": torch.randint(20, (5, 3))}
+    in_memory = myemb.nn.EmbeddingBagCollection(tables)
+    path = tmp_path / "model.safetensors"
+    save_safetensors(path, in_memory.state_dict())
+    with torch.device("meta"):
+        mapped = myemb.nn.EmbeddingBagCollection(tables)
+    mapped.load_state_dict(disk.map_safetensors(path, mode="r+"), assign=True)
+    upstream = torch.randn(5, 12)
+    for collection in (in_memory, mapped):
+        optimizer = myemb.optim.SGD(collection.parameters(), lr=0.1)
+        myemb.optim.fuse_in_backward(optimizer, collection)
+        collection(batch).backward(upstream)
+    for name, tensor in disk.map_safetensors(path).items():
+        assert torch.equal(tensor, in_memory.state_dict()[name])
+
+
 @pytest.mark.parametrize("dtype", F8, ids=str)
 def test_lookup_in_eight_bits(tmp_path: Path, dtype: torch.dtype) -> None:
     save_safetensors(tmp_path / "a", SAVED)

