@@ -298,7 +298,8 @@ def prefetch_batches(
 
     Args:
         batches: Such as a ``DataLoader``. They are taken in this thread, ``ahead`` of their turn.
-        rows: The tables that a batch reads and their indices, as :func:`prefetch_rows` takes them.
+        rows: The tables that a batch reads and their indices, as :func:`prefetch_rows` takes them;
+            called in the other thread.
         ahead: How many batches.
 
     Raises:

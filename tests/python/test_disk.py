@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import myemb
@@ -30,34 +27,10 @@ SAVED = {
     "scalar": torch.tensor(2.5),
     "none": torch.empty(0, 4),
 }
-NAMES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-}
 
 
 def bits(tensor: Tensor) -> bytes:
     return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def save_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """As the format's description has it: length, JSON, bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    data = b""
-    for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize):
-        start, data = len(data), data + (bits(tensor) if tensor.numel() else b"")
-        header[name] = {
-            "dtype": NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, len(data)],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 def mapping_of(tensor: Tensor) -> str:
@@ -182,7 +155,7 @@ def test_npy_that_is_refused(tmp_path: Path) -> None:
 
 def test_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_safetensors(path, SAVED)
+    save_file(SAVED, path, metadata={"words.weight": "30 words"})
     mapped = disk.map_safetensors(path)
     assert mapped.keys() == SAVED.keys()
     for name, tensor in SAVED.items():
@@ -192,13 +165,6 @@ def test_safetensors(tmp_path: Path) -> None:
     assert Path("/proc/self/maps").read_text().count(str(path)) == 1
     disk.map_safetensors(path, mode="r+")["words.weight"][4] = 1
     assert mapped["words.weight"][4].tolist() == [1] * 7
-
-
-def test_safetensors_that_the_package_wrote(tmp_path: Path) -> None:
-    package = pytest.importorskip("safetensors.torch")
-    package.save_file(SAVED, tmp_path / "model.safetensors", metadata={"a": "b"})
-    mapped = disk.map_safetensors(tmp_path / "model.safetensors")
-    assert all(bits(mapped[name]) == bits(SAVED[name]) for name in SAVED if SAVED[name].numel())
 
 
 @pytest.mark.parametrize(
@@ -255,7 +221,7 @@ def test_mappings_of_numpy_and_torch_are_shared(file: Path, values: Tensor) -> N
 
 def test_load_state_dict_assigns_mappings(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_safetensors(path, {"words.weight": SAVED["words.weight"]})
+    save_file({"words.weight": SAVED["words.weight"]}, path)
     model = torch.nn.ModuleDict({"words": myemb.nn.Embedding(30, 7, device="meta")})
     model.load_state_dict(disk.map_safetensors(path), assign=True)
     assert mapping_of(model["words"].weight).endswith(str(path))
@@ -267,7 +233,7 @@ def test_many_tables_of_a_file_are_trained_in_one_call(tmp_path: Path) -> None:
     batch = {"a": torch.randint(30, (5, 3)), "b": torch.randint(20, (5, 3))}
     in_memory = myemb.nn.EmbeddingBagCollection(tables)
     path = tmp_path / "model.safetensors"
-    save_safetensors(path, in_memory.state_dict())
+    save_file(in_memory.state_dict(), path)
     with torch.device("meta"):
         mapped = myemb.nn.EmbeddingBagCollection(tables)
     mapped.load_state_dict(disk.map_safetensors(path, mode="r+"), assign=True)
@@ -282,7 +248,7 @@ def test_many_tables_of_a_file_are_trained_in_one_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", F8, ids=str)
 def test_lookup_in_eight_bits(tmp_path: Path, dtype: torch.dtype) -> None:
-    save_safetensors(tmp_path / "a", SAVED)
+    save_file(SAVED, tmp_path / "a")
     table = disk.map_safetensors(tmp_path / "a")[str(dtype)]
     indices = torch.tensor([5, 0, 5])
     rows = myemb.functional.embedding(indices, table)
@@ -333,53 +299,7 @@ def test_states_in_files(name: str, file: Path, values: Tensor) -> None:
         assert file.with_name(key).read_bytes() == bits(states[key])
 
 
-# ---- Ahead ---------------------------------------------------------------------------------------
-
-
-def test_bytes_of_pages(tmp_path: Path) -> None:
-    page = os.sysconf("SC_PAGESIZE")
-    table = disk.map_file(tmp_path / "a", (100, page), torch.uint8, mode="w+")
-    assert myemb.prefetch_rows(table, torch.tensor([[3, 99], [4, 3]])) == 3 * page
-    assert myemb.prefetch_rows(table[:, 0], torch.tensor([3], dtype=torch.uint8)) == page
-    leaf = torch.nn.Parameter(torch.ones(10, 4))
-    assert myemb.prefetch_rows(leaf, torch.tensor([1])) in (page, 2 * page)
-    with pytest.raises(IndexError, match="index 100 at position 1 "):
-        myemb.prefetch_rows(table, torch.tensor([1, 100]))
-    with pytest.raises(RuntimeError, match="prefetch_rows: expected a dense CPU tensor"):
-        myemb.prefetch_rows(table.to("meta"), torch.tensor([1]))
-
-
-@pytest.mark.parametrize("ahead", [1, 2, 5])
-@pytest.mark.parametrize("count", [0, 1, 4])
-def test_batches_are_asked_for_ahead(ahead: int, count: int) -> None:
-    asked: list[int] = []
-    table = torch.ones(10, 4)
-
-    def rows(batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield table, torch.tensor([batch])
-        asked.append(batch)
-
-    def wait_for(batches: list[int]) -> None:
-        deadline = time.monotonic() + 20
-        while asked != batches:
-            assert time.monotonic() < deadline, (asked, batches)
-            time.sleep(0.001)
-
-    given = []
-    for batch in disk.prefetch_batches(range(count), rows, ahead=ahead):
-        wait_for(list(range(min(count, batch + ahead + 1))))
-        given.append(batch)
-    assert given == list(range(count))
-
-
-def test_an_error_ahead_comes_with_its_batch() -> None:
-    table = torch.ones(3, 4)
-    batches = disk.prefetch_batches([1, 2, 3], lambda i: [(table, torch.tensor([i]))], ahead=3)
-    assert [next(batches), next(batches)] == [1, 2]
-    with pytest.raises(IndexError, match="index 3 at position 0"):
-        next(batches)
-    with pytest.raises(ValueError, match="ahead has to be at least 1 but got 0"):
-        disk.prefetch_batches([1], lambda _: [], ahead=0)
+# ---- All of it -----------------------------------------------------------------------------------
 
 
 def test_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
