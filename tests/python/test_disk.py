@@ -294,8 +294,12 @@ def test_states_in_files(name: str, file: Path, values: Tensor) -> None:
     trained, mapped = train(disk.map_file(file, (40, 6), mode="r+"), in_files=True)
     assert torch.equal(disk.map_file(file, (40, 6)), expected)
     assert mapping_of(trained).endswith(str(file))
+    resumed = getattr(myemb.optim, name)([torch.nn.Parameter(trained)], lr=0.1)
+    resumed.load_state_dict({**resumed.state_dict(), "state": {0: mapped}})
     for key in OPTIMIZERS[name]:
         assert mapping_of(mapped[key]).endswith(key)
+        (again,) = resumed.state.values()
+        assert again[key].data_ptr() == mapped[key].data_ptr()
         assert file.with_name(key).read_bytes() == bits(states[key])
 
 
