@@ -33,7 +33,7 @@ log = 2>&1 | tee build/$@.log
 .PHONY: test test-cpp test-python test-sass test-install test-cuda
 .PHONY: sanitize-cuda time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions
 .PHONY: bench-memory bench-mapped bench-cuda-model
-.PHONY: docs lint tidy format wheel lock clean
+.PHONY: clients-env test-clients lock-clients docs lint tidy format wheel lock clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -116,6 +116,25 @@ sanitize-cuda:
 time-cuda:
 	python benchmarks/cuda_time.py --json build/cuda_time.json
 
+# Programs by others have an environment of their own, which looks into .venv for what it lacks:
+# torch, pytest and myemb.
+CLIENTS := .cache/clients
+CLIENTS_STAMP := $(CLIENTS)/.installed-$(call digest,requirements/clients.txt requirements/clients-lock.txt \
+  requirements/lock.txt)
+packages_of = $(1)/lib/python*/site-packages
+clients-env: $(CLIENTS_STAMP) ## Install the programs by others that test-clients runs (1 GB in .cache/clients)
+$(CLIENTS_STAMP): $(VENV_STAMP)
+	$(call say,Installing the pinned packages of requirements/clients.txt into $(CLIENTS))
+	python -m venv --clear $(CLIENTS)
+	echo "import site; site.addsitedir('$$(echo $(CURDIR)/$(call packages_of,$(VENV)))')" \
+	  > $$(echo $(call packages_of,$(CLIENTS)))/of_venv.pth
+	$(CLIENTS)/bin/python -m pip install --quiet --requirement requirements/clients.txt
+	touch $@
+
+test-clients: build $(CLIENTS_STAMP) ## Swap the embeddings of programs by others: do they compute the same? (3 minutes)
+	$(call say,Programs by others with torch.nn and with myemb: tests/clients)
+	$(CLIENTS)/bin/python -m pytest tests/clients $(ARGS) $(log)
+
 mutate: build ## Break the CUDA kernels an instruction at a time: do the tests notice? (half an hour)
 	$(call say,Mutants of the CUDA kernels against tests/python)
 	python tests/cudasim/mutate/main.py $(ARGS) $(log)
@@ -195,6 +214,13 @@ lock: $(VENV_STAMP) ## Write requirements/lock.txt from the packages in .venv
 	$(call say,Writing requirements/lock.txt)
 	{ grep '^#' requirements/lock.txt; pip freeze --exclude-editable; } > requirements/lock.new
 	mv requirements/lock.new requirements/lock.txt
+
+lock-clients: $(CLIENTS_STAMP) ## Write requirements/clients-lock.txt from the packages in .cache/clients
+	$(call say,Writing requirements/clients-lock.txt)
+	{ grep '^#' requirements/clients-lock.txt; \
+	  $(CLIENTS)/bin/python -m pip freeze --path $$(echo $(call packages_of,$(CLIENTS))); } \
+	  > requirements/clients-lock.new
+	mv requirements/clients-lock.new requirements/clients-lock.txt
 
 clean: ## Remove what was built; .venv and downloaded data stay
 	$(call say,Removing build/ and dist/ and the compiled parts of python/myemb)

@@ -95,9 +95,9 @@ def fetch() -> Path:
 
 def load(wheel: Path) -> MovieLens:
     """Parses the wheel and builds every feature, in about a second."""
-    user_id, film_id, rating_text, time_text = _table(wheel, "inter")
-    _, age, gender, occupation, zip_code = _by_id(_table(wheel, "user"))
-    _, title, year, genres = _by_id(_table(wheel, "item"))
+    user_id, film_id, rating_text, time_text = read_table(wheel, "inter")
+    _, age, gender, occupation, zip_code = _by_id(read_table(wheel, "user"))
+    _, title, year, genres = _by_id(read_table(wheel, "item"))
 
     user, film = user_id.astype(np.int64) - 1, film_id.astype(np.int64) - 1
     time, rating = time_text.astype(np.int64), rating_text.astype(np.float32)
@@ -135,7 +135,7 @@ def load(wheel: Path) -> MovieLens:
     )
 
 
-def _table(wheel: Path, extension: str) -> list[Strings]:
+def read_table(wheel: Path, extension: str) -> list[Strings]:
     """Returns the columns of one of the tab-separated tables, without its header line."""
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read(f"recbole/dataset_example/ml-100k/ml-100k.{extension}").decode()
