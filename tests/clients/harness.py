@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -74,9 +75,8 @@ class Comparison:
     @functools.cached_property
     def outputs(self) -> float:
         losses = (torch.tensor(run.losses[0]) for run in (self.ours, self.theirs))
-        return max(
-            difference(*losses), difference(self.ours.first_output, self.theirs.first_output)
-        )
+        outputs = (run.first_output for run in (self.ours, self.theirs))
+        return max(difference(*losses), difference(*outputs))
 
     @functools.cached_property
     def gradients(self) -> float:
@@ -177,7 +177,7 @@ def run(client: Client, modules: int | None, compiled: bool = False) -> Run:
 def compare(
     name: str, modules: int, theirs: Client, ours: Client | None = None, compiled: bool = False
 ) -> Comparison:
-    """Runs a program twice, and puts it on the list for the table.
+    """Runs a program twice.
 
     Args:
         name: For the table.
@@ -188,9 +188,7 @@ def compare(
     """
     ours = ours or theirs
     runs = run(theirs, None, compiled), run(ours, modules, compiled)
-    comparison = Comparison(name, modules, *runs, ours.evaluate)
-    COMPARISONS.append(comparison)
-    return comparison
+    return Comparison(name, modules, *runs, ours.evaluate)
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -201,7 +199,9 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
     if torch.equal(ours, theirs):
         return 0.0
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    distance = float((ours - theirs).abs().max() / theirs.abs().max())
+    assert math.isfinite(distance)
+    return distance
 
 
 def assert_same(
@@ -209,7 +209,8 @@ def assert_same(
 ) -> None:
     """Asserts that a swapped program computed what the original did, and that states are shared.
 
-    Every bit has to be equal where no limit is given.
+    Every bit has to be equal where no limit is given. A comparison that passes is put on the list
+    for the table.
 
     Args:
         comparison: What both did.
@@ -218,9 +219,8 @@ def assert_same(
     """
     theirs, ours, evaluate = comparison.theirs, comparison.ours, comparison.evaluate
     assert ours.first_state.keys() == theirs.first_state.keys()
-    assert all(
-        torch.equal(value, theirs.first_state[key]) for key, value in ours.first_state.items()
-    )
+    for key, value in ours.first_state.items():
+        assert torch.equal(value, theirs.first_state[key]), key
     assert comparison.outputs <= outputs
     assert comparison.gradients <= gradients
     assert comparison.losses <= losses
@@ -231,3 +231,4 @@ def assert_same(
     assert difference(evaluate(ours.model), theirs.output) <= outputs
     theirs.model.load_state_dict(trained)
     assert difference(evaluate(theirs.model), ours.output) <= outputs
+    COMPARISONS.append(comparison)

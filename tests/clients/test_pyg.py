@@ -39,7 +39,7 @@ class Walks:
     def train(self, model: torch.nn.Module) -> list[float]:
         optimizer = self.optimizer(model.parameters(), lr=0.01)
         loader = model.loader(batch_size=64, shuffle=True)
-        walks = (walk for _ in range(6) for walk in loader)
+        walks = (walk for _ in range(15) for walk in loader)
         return fit(optimizer, walks, lambda walk: model.loss(*walk))
 
     def evaluate(self, model: torch.nn.Module) -> Tensor:
@@ -66,7 +66,8 @@ class Knowledge:
     def train(self, model: torch.nn.Module) -> list[float]:
         optimizer = torch.optim.Adagrad(model.parameters(), lr=0.1)
         loader = model.loader(*self.triples, batch_size=1000, shuffle=True)
-        return fit(optimizer, loader, lambda batch: model.loss(*batch))
+        batches = (batch for _ in range(2) for batch in loader)
+        return fit(optimizer, batches, lambda batch: model.loss(*batch))
 
     def evaluate(self, model: torch.nn.Module) -> Tensor:
         with torch.no_grad():

@@ -9,7 +9,9 @@ from films import batches, genres, ratings
 from harness import assert_same, compare, fit
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM
+
+import myemb
 
 SENTENCES = ["cat", "kitten", "car", *ratings().titles[:29]]
 
@@ -51,3 +53,27 @@ def test_minilm(minilm: Path) -> None:
     comparison.figures = f"cos(cat, kitten) {cat @ kitten:.6f}"
     assert cat @ kitten > cat @ car
     assert_same(comparison, gradients=1e-6, losses=1e-4)
+
+
+def test_a_swapped_model_is_resized_saved_and_loaded(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=20,
+    )
+    model = myemb.replace_embeddings_(BertForMaskedLM(config).eval())
+    words = model.get_input_embeddings()
+    assert isinstance(words, myemb.nn.Embedding)
+    assert model.get_output_embeddings().weight is words.weight
+    model.resize_token_embeddings(60)
+    words = model.get_input_embeddings()
+    assert isinstance(words, myemb.nn.Embedding) and words.weight.shape == (60, 16)
+    assert model.get_output_embeddings().weight is words.weight
+    tokens = torch.tensor([[1, 59, 2], [50, 7, 0]])
+    model.save_pretrained(tmp_path)
+    loaded = BertForMaskedLM.from_pretrained(tmp_path).eval()
+    assert type(loaded.get_input_embeddings()) is torch.nn.Embedding
+    assert torch.equal(model(tokens).logits, loaded(tokens).logits)
