@@ -6,7 +6,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/full_like.h>
-#include <ATen/ops/searchsorted.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -46,8 +46,10 @@ at::Tensor bag_of_lookup(const BagArguments& bags) {
   at::Tensor starts =
       checked_offsets(*bags.offsets, bags.indices.sym_size(0), bags.include_last_offset);
   if (bags.include_last_offset) starts = starts.slice_symint(0, 0, bags.num_bags());
-  const at::Tensor positions = at::arange(bags.indices.sym_size(0), options);
-  return at::searchsorted(starts, positions, /*out_int32=*/false, /*right=*/true) - 1;
+  const c10::SymInt count = bags.indices.sym_size(0);
+  const at::Tensor begins =
+      at::zeros_symint({count + 1}, options).index_add(0, starts, at::ones_like(starts));
+  return begins.slice_symint(0, 0, count).cumsum(0) - 1;
 }
 
 at::Tensor sum_rows(const at::Tensor& rows, const at::Tensor& bag_of, const c10::SymInt& num_bags) {
@@ -118,9 +120,9 @@ at::Tensor max_positions(const at::Tensor& rows, const at::Tensor& keep, const a
   return at::where(argmax == std::numeric_limits<int64_t>::max(), -1, argmax);
 }
 
-}  // namespace
+bool has_tangent(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
 
-namespace {
+}  // namespace
 
 bool is_transformed() {
   using c10::DispatchKey;
@@ -128,18 +130,13 @@ bool is_transformed() {
          c10::impl::tls_is_dispatch_key_included(DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
-bool has_tangent(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
-
-}  // namespace
-
 bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors) {
-  return is_transformed() ||
-         std::any_of(tensors.begin(), tensors.end(),
+  return std::any_of(tensors.begin(), tensors.end(),
                      [](const at::Tensor* tensor) { return tensor && has_tangent(*tensor); });
 }
 
 bool needs_decomposition(at::TensorList tensors) {
-  return is_transformed() || std::any_of(tensors.begin(), tensors.end(), has_tangent);
+  return std::any_of(tensors.begin(), tensors.end(), has_tangent);
 }
 
 at::Tensor decompose_embedding(const at::Tensor& weight, const at::Tensor& indices,

@@ -1,15 +1,17 @@
 #pragma once
 
 // Both ops written in differentiable ATen operations, for where the nodes of node.h do not reach:
-// functorch transforms (torch.func) and forward-mode AD. They give the same values and derivatives;
-// sparse gradients become dense there.
+// forward-mode AD. They give the same values and derivatives.
 
 #include <ops/checks.h>
 
 namespace myemb {
 
-// Whether a functorch transform is active, or any of the tensors (null: none) carries
-// a forward-mode tangent.
+// Whether a transform of torch.func is active. Nodes work there as they do elsewhere, but for
+// sparse gradients: their entries cannot be batched, and so they become dense.
+bool is_transformed();
+
+// Whether any of the tensors (null: none) carries a forward-mode tangent.
 bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors);
 bool needs_decomposition(at::TensorList tensors);
 

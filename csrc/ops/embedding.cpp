@@ -108,10 +108,11 @@ at::Tensor embedding_autograd(c10::DispatchKeySet keys, const at::Tensor& weight
   at::Tensor out = below_autograd(embedding_op(), keys, weight, indices, padding_idx,
                                   scale_grad_by_freq, sparse);
   if (!with_grad) return out;
-  return with_gradient(std::move(out),
-                       EmbeddingCall{indices, weight.sym_size(0), std::move(padding_idx),
-                                     scale_grad_by_freq, sparse, FusedTable::of(weight)},
-                       weight);
+  return with_gradient(
+      std::move(out),
+      EmbeddingCall{indices, weight.sym_size(0), std::move(padding_idx), scale_grad_by_freq,
+                    sparse && !is_transformed(), FusedTable::of(weight)},
+      weight);
 }
 
 // The gradient is linear in grad_output: lookup i adds grad_output[i] / count to its row. Its own

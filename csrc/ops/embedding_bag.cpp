@@ -2,6 +2,7 @@
 // themselves, in embedding_bag_backward.cpp.
 
 #include <myemb/ops.h>
+#include <ops/autocast.h>
 #include <ops/checks.h>
 #include <ops/decompositions.h>
 #include <ops/fused_table.h>
@@ -133,8 +134,8 @@ at::Tensor embedding_bag_autograd(c10::DispatchKeySet keys, const at::Tensor& we
       std::move(out),
       EmbeddingBagCall{weights_want_gradient ? weight : at::Tensor(), indices, offsets,
                        per_sample_weights, if_defined(positions), weight.sym_size(0),
-                       std::move(padding_idx), mode, scale_grad_by_freq, sparse,
-                       include_last_offset, FusedTable::of(weight)},
+                       std::move(padding_idx), mode, scale_grad_by_freq,
+                       sparse && !is_transformed(), include_last_offset, FusedTable::of(weight)},
       weight, per_sample_weights);
 }
 
@@ -165,7 +166,8 @@ void check_embedding_bag(const at::Tensor& weight, const at::Tensor& indices,
                          const OptionalTensor& offsets, int64_t mode, bool scale_grad_by_freq,
                          bool sparse, const OptionalTensor& per_sample_weights,
                          bool include_last_offset, OptionalSymInt padding_idx) {
-  const BagArguments bags{indices, offsets, per_sample_weights, include_last_offset};
+  const OptionalTensor weights = weights_under_autocast(weight, per_sample_weights);
+  const BagArguments bags{indices, offsets, weights, include_last_offset};
   check_embedding_bag_arguments(weight, bags, mode, scale_grad_by_freq, sparse);
   wrap_padding_idx(padding_idx, weight.sym_size(0));
   if (offsets) checked_offsets(*offsets, indices.sym_numel(), include_last_offset);

@@ -2,6 +2,7 @@
 
 #include <myemb/ops.h>
 #include <ops/checks.h>
+#include <ops/decompositions.h>
 #include <ops/typed_op.h>
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -28,6 +29,9 @@ at::Tensor& embedding_renorm_autograd_(at::Tensor& self, const at::Tensor& indic
     TORCH_CHECK_NOT_IMPLEMENTED(false,
                                 "the derivative for 'embedding_renorm_' is not implemented.");
   }
+  TORCH_CHECK_NOT_IMPLEMENTED(!needs_decomposition({&self}),
+                              "Trying to use forward AD with embedding_renorm_ that does not "
+                              "support it because it has not been implemented yet.");
   const at::AutoDispatchBelowAutograd below;  // ADInplaceOrView comes next and bumps the version
   return myemb::embedding_renorm_(self, indices, max_norm, norm_type);
 }

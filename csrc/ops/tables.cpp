@@ -252,7 +252,7 @@ at::Tensor tables_autograd(c10::DispatchKeySet keys, at::TensorList weights,
   call.per_sample_weights = per_sample_weights;
   call.positions = if_defined(positions);
   if (weights_want_gradient) call.weights = weights.vec();
-  call.sparse_tables = sparse_tables.vec();
+  if (!is_transformed()) call.sparse_tables = sparse_tables.vec();
   call.set_layout(layout);
   call.fused = FusedTables::of(weights);
   return with_gradient(std::move(out), std::move(call), weights, per_sample_weights);

@@ -101,7 +101,7 @@ void check_tables_weights_gradient(const at::Tensor& grad_output, at::TensorList
                                    const TableLayout& layout);
 
 // The op's gradients in terms of those of embedding_bag, feature by feature, which can be
-// differentiated again. They read offsets, and so wait for a device.
+// differentiated again. In eager mode they read offsets, and so wait for a device.
 at::Tensor decompose_tables(at::TensorList weights, const TableLookups& lookups,
                             const TableLayout& layout, at::IntArrayRef sparse_tables);
 std::vector<at::Tensor> decompose_tables_backward(

@@ -3,6 +3,7 @@
 #include <ops/update.h>
 
 #include <ops/checks.h>
+#include <ops/decompositions.h>
 #include <ops/types.h>
 
 #include <ATen/MemoryOverlap.h>
@@ -170,6 +171,13 @@ void check_update(const TableUpdate& update) {
 }
 
 void check_written_in_place(const at::Tensor& weight, at::TensorList state) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !is_transformed(),
+      "myemb: a step of an optimizer changes its table in place, and is no function that "
+      "torch.func (vmap, grad, vjp, jvp, functionalize) could transform: make it outside");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !needs_decomposition({&weight}),
+      "Trying to use forward AD with a step of an optimizer, which does not support it");
   TORCH_CHECK(!wants_gradient(weight),
               "a leaf Variable that requires grad is being used in an in-place operation.");
   for (const at::Tensor& tensor : state) {

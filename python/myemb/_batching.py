@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._batching_legacy import register_legacy
+from ._batching_tables import RULES
 from ._stacking import (
     in_front,
     positions_in_batch,
@@ -30,10 +32,11 @@ __all__ = ["register"]
 Dims = tuple[int | None, ...]
 
 _ops = torch.ops.myemb
+_library = torch.library.Library("myemb", "IMPL")  # type: ignore[no-untyped-call]
 
 
 def register() -> None:
-    """Registers every rule of this module with ``torch.library``."""
+    """Registers every rule with ``torch.library``."""
     rules: dict[str, Callable[..., Any]] = {
         "embedding": _embedding,
         "embedding_dense_backward": _embedding_dense_backward,
@@ -45,15 +48,12 @@ def register() -> None:
         "embedding_bag_sparse_backward": _embedding_bag_sparse_backward,
         "embedding_bag_per_sample_weights_backward": _embedding_bag_per_sample_weights_backward,
     }
-    for name in (
-        "embedding_bag_tables",
-        "embedding_bag_tables_max",
-        "embedding_bag_tables_backward",
-        "embedding_bag_tables_per_sample_weights_backward",
-    ):
-        rules[name] = _one_by_one(getattr(_ops, name).default)
+    rules |= RULES
     for name, rule in rules.items():
         torch.library.register_vmap(f"myemb::{name}", rule)
+    register_legacy(_library, rules)
+    for name in ("embedding_update_", "embedding_bag_tables_update_"):
+        torch.library.register_vmap(f"myemb::{name}", _refuse)
 
 
 def _embedding(
@@ -339,25 +339,11 @@ def _embedding_bag_per_sample_weights_backward(
     return grad.reshape(batch, *bags.lookup_shape), 0
 
 
-def _one_by_one(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule of an operator that is called once for each element."""
-
-    def element(argument: Any, dim: Any, place: int) -> Any:
-        if isinstance(dim, (list, tuple)):
-            return [element(one, of_one, place) for one, of_one in zip(argument, dim, strict=True)]
-        return argument if dim is None else argument.select(dim, place)
-
-    def rule(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Any, Any]:
-        results = [
-            operator(*(element(a, d, place) for a, d in zip(arguments, in_dims, strict=True)))
-            for place in range(info.batch_size)
-        ]
-        if isinstance(results[0], Tensor):
-            return torch.stack(results), 0
-        stacked = [torch.stack(outputs) for outputs in zip(*results, strict=True)]
-        return type(results[0])(stacked), type(results[0])([0] * len(stacked))
-
-    return rule
+def _refuse(*_arguments: Any, **_options: Any) -> None:
+    raise NotImplementedError(
+        "myemb: a step of an optimizer changes its table in place, and vmap has none for each "
+        "element: make the steps outside of vmap"
+    )
 
 
 def _stack_positions(

@@ -20,6 +20,7 @@ __all__ = [
     "Bags",
     "Batched",
     "in_front",
+    "join_offsets",
     "positions_in_batch",
     "positions_in_element",
     "stack_bags",
@@ -150,6 +151,12 @@ def _stack_offsets(
     if include_last_offset:
         starts = starts[:, :-1]
     return (starts + _steps(offsets.size(0), num_lookups, offsets)).flatten(), starts.size(1)
+
+
+def join_offsets(offsets: Tensor, num_lookups: int) -> Tensor:
+    """Offsets ``(batch, n + 1)``, each with the last, to ``(batch * n + 1,)`` with the last."""
+    starts, _ = _stack_offsets(offsets, num_lookups, include_last_offset=True)
+    return torch.cat([starts, starts.new_full((1,), offsets.size(0) * num_lookups)])
 
 
 def _bag_padding(padding_idx: int | None, num_rows: int) -> int | None:
