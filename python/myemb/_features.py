@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._nested import flat_bags
+
 __all__ = ["Batch", "join_features", "take_features"]
 
 
@@ -78,9 +80,11 @@ def take_features(names: Sequence[str], keyed: Any) -> Batch:
 
 def _feature(name: str, lookups: Any, include_last_offset: bool) -> _Feature:
     if isinstance(lookups, Tensor) and lookups.is_nested:
-        jagged: Any = lookups  # the stubs of Tensor know nothing of offsets()
-        starts = jagged.offsets()[:-1]
-        return _Feature(jagged.values().reshape(-1), starts, starts.numel())
+        try:
+            indices, offsets = flat_bags(lookups)
+        except ValueError as error:
+            raise ValueError(f"feature {name}: {error}") from error
+        return _Feature(indices, offsets[:-1], offsets.numel() - 1)
     if isinstance(lookups, Tensor):
         if lookups.dim() != 2:
             raise ValueError(
@@ -136,11 +140,13 @@ def _joined_weights(
         raise ValueError(f"there are no features {', '.join(sorted(unknown))}")
     if not weights:
         return None
-    some = next(iter(weights.values()))
+    flat = {name: _flat(given) for name, given in weights.items()}
+    some = next(iter(flat.values()))
     parts = []
     for name, feature in zip(names, features, strict=True):
-        given = weights.get(name)
-        part = some.new_ones(feature.indices.numel()) if given is None else _flat(given)
+        part = flat.get(name)
+        if part is None:
+            part = some.new_ones(feature.indices.numel())
         if part.numel() != feature.indices.numel():
             raise ValueError(
                 f"feature {name}: per_sample_weights has to have the shape of its lookups, "
@@ -150,9 +156,8 @@ def _joined_weights(
     return torch.cat(parts)
 
 
-def _flat(weights: Any) -> Tensor:
-    flat: Tensor = (weights.values() if weights.is_nested else weights).reshape(-1)
-    return flat
+def _flat(weights: Tensor) -> Tensor:
+    return flat_bags(weights)[0] if weights.is_nested else weights.reshape(-1)
 
 
 def _offsets_of(keyed: Any) -> Tensor:

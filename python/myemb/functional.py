@@ -21,7 +21,7 @@ from torch.overrides import (
 )
 
 from . import _C
-from ._nested import nested_lookup, unpack_nested_bags
+from ._nested import nested_lookup, refuse_nested_weights, unpack_nested_bags
 
 __all__ = ["coalesce", "embedding", "embedding_bag", "embedding_bag_tables", "embedding_renorm_"]
 
@@ -49,8 +49,8 @@ def embedding(
     """Looks up rows of a table: ``torch.nn.functional.embedding``.
 
     Args:
-        input: Indices of any shape ``(*)``; uint8, int16, int32 or int64. A jagged nested tensor
-            gives one.
+        input: Indices of any shape ``(*)``; uint8, int16, int32 or int64. A nested tensor gives
+            one.
         weight: The table, ``(V, D)``, of any dtype; gradients need float64, float32, float16 or
             bfloat16.
         padding_idx: Lookups of this row add nothing to the gradient; negative values count from
@@ -113,7 +113,7 @@ def embedding_bag(
 
     Args:
         input: Indices; uint8, int16, int32 or int64. ``(B, N)`` is ``B`` bags of ``N`` lookups,
-            ``(N,)`` is cut into bags by ``offsets``, and a 2-D jagged nested tensor is a bag per
+            ``(N,)`` is cut into bags by ``offsets``, and a 2-D nested tensor is a bag per
             component.
         weight: The table, ``(V, D)``; float64, float32, float16 or bfloat16.
         offsets: Where each bag begins in a 1-D ``input``, ``(B,)`` of an index dtype: first 0,
@@ -169,6 +169,8 @@ def embedding_bag(
     if input.is_nested:
         input, offsets, per_sample_weights = unpack_nested_bags(input, per_sample_weights)
         include_last_offset = True
+    elif per_sample_weights is not None:
+        refuse_nested_weights(input, per_sample_weights)
     # An unknown mode is refused in C++, where it takes its turn among the other checks.
     mode_enum = _MODES.get(mode, _UNKNOWN_MODE)
     if max_norm is not None:

@@ -58,7 +58,7 @@ class EmbeddingBag(torch.nn.EmbeddingBag):
         """Reduces the bags of ``input`` to ``(B, embedding_dim)``.
 
         Args:
-            input: Indices, ``(B, N)``, or ``(N,)`` with ``offsets``, or jagged.
+            input: Indices, ``(B, N)``, or ``(N,)`` with ``offsets``, or nested.
             offsets: Where each bag begins in a 1-D ``input``.
             per_sample_weights: One factor for each lookup, in the shape of ``input``.
 

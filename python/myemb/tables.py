@@ -178,7 +178,7 @@ class EmbeddingBagCollection(torch.nn.Module):
             input: One of
 
                 - a dict from feature to its lookups as ``nn.EmbeddingBag`` takes them: ``(B, L)``,
-                  a jagged nested tensor, or a tuple of ``(N,)`` and the ``(B,)`` offsets;
+                  a nested tensor, or a tuple of ``(N,)`` and the ``(B,)`` offsets;
                 - all lookups, those of the first feature first, with ``offsets``;
                 - a ``KeyedJaggedTensor`` of TorchRec, or an object like it; keys that are no
                   feature here are left out.

@@ -1,4 +1,4 @@
-"""What the thin Python layer adds: signatures, argument order, overrides, nested tensors."""
+"""What the thin Python layer adds: signatures, argument order, overrides."""
 
 from __future__ import annotations
 
@@ -159,64 +159,6 @@ def test_an_fx_graph_names_the_functions() -> None:
     rows = torch.tensor([[1, 2], [0, 4]])
     assert torch.equal(traced(rows), model(rows))
     assert {M.embedding, M.embedding_bag} <= {node.target for node in traced.graph.nodes}
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-def test_jagged_indices_give_jagged_rows(sparse: bool, device: str) -> None:
-    parts = [torch.tensor([1, 3, 3], device=device), torch.tensor([0], device=device)]
-    lookups = torch.nested.nested_tensor(parts, layout=torch.jagged)
-    weight = torch.randn(5, 2, device=device, requires_grad=True)
-    output = M.embedding(lookups, weight, sparse=sparse)
-    expected = F.embedding(lookups, weight)
-    assert output.is_nested
-    assert output.shape == expected.shape  # the same ragged dimension, not only the same lengths
-    for ours, theirs in zip(output.unbind(), expected.unbind(), strict=True):
-        assert torch.equal(ours, theirs)
-    (output * output).values().backward(torch.ones_like(output.values()))
-    assert weight.grad is not None
-    dense = torch.zeros(5, 2, device=device).index_add_(
-        0, torch.cat(parts), 2 * weight.detach()[torch.cat(parts)]
-    )
-    actual = weight.grad.to_dense() if sparse else weight.grad
-    torch.testing.assert_close(actual, dense)
-
-
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_nested_indices_of_strided_layout(device: str) -> None:
-    parts = [torch.tensor([1, 3, 3], device=device), torch.tensor([0], device=device)]
-    lookups = torch.nested.nested_tensor(parts)
-    weight = torch.randn(5, 2, device=device)
-    output = M.embedding(lookups, weight)
-    for ours, part in zip(output.unbind(), parts, strict=True):
-        assert torch.equal(ours, weight[part])
-
-
-@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_jagged_tensor_is_a_bag_per_component(mode: str, weighted: bool, device: str) -> None:
-    parts = [torch.tensor([1, 3, 3], device=device), torch.tensor([0], device=device)]
-    lookups = torch.nested.nested_tensor(parts, layout=torch.jagged)
-    factors = torch.nested.nested_tensor_from_jagged(
-        torch.randn(4, device=device), lookups.offsets()
-    )
-    weight = torch.randn(5, 2, device=device)
-    actual = M.embedding_bag(
-        lookups, weight, mode=mode, per_sample_weights=factors if weighted else None
-    )
-    expected = M.embedding_bag(
-        torch.cat(parts),
-        weight,
-        torch.tensor([0, 3], device=device),
-        mode=mode,
-        per_sample_weights=factors.values() if weighted else None,
-    )
-    assert torch.equal(actual, expected)
-
-
-def test_jagged_bags_want_jagged_weights(device: str) -> None:
-    lookups = torch.nested.nested_tensor([torch.tensor([1, 3])], layout=torch.jagged)
-    with pytest.raises(ValueError, match="it must have the same shape as the input"):
-        M.embedding_bag(lookups, torch.ones(5, 2), mode="sum", per_sample_weights=torch.ones(2))
 
 
 def test_fake_tensors_take_the_same_way() -> None:
