@@ -170,6 +170,11 @@ FusedTable::Pending FusedTable::take_pending() {
 void FusedTable::update(const at::Tensor& other) {
   auto [own, parts] = take_pending();
   if (own.empty() && parts.empty() && !other.defined()) return;
+  TORCH_CHECK(
+      accumulate_->post_hooks().empty(),
+      "myemb: a table that is fused into backward stores no gradient, but somebody waits for "
+      "it: DistributedDataParallel, whose processes would train different tables, or a hook "
+      "of the table's AccumulateGrad node. Do not fuse this table.");
   const at::NoGradGuard no_grad;
   if (own.empty() && parts.size() == 1 && !other.defined()) {
     return parts[0].gradient->join(parts[0].table, shared_from_this());

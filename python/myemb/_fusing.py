@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import _C
 from ._optimizer import TableOptimizer
+from ._sharding import is_sharded
 
 
 def fuse_in_backward(
@@ -27,7 +28,8 @@ def fuse_in_backward(
     gradient.
 
     What depends on a stored gradient cannot have one: clipping, ``GradScaler``, accumulation (each
-    backward pass is a step), hooks on the table. With ``torch.utils.checkpoint`` use
+    backward pass is a step), hooks on the table. With ``DistributedDataParallel``, which waits for
+    the gradient, ``backward()`` raises a RuntimeError. With ``torch.utils.checkpoint`` use
     ``use_reentrant=False``: a re-entrant checkpoint is a pass of its own.
 
     Args:
@@ -41,6 +43,7 @@ def fuse_in_backward(
         TypeError: The optimizer is not of this module.
         ValueError: A table is not among its parameters, or there is none.
         RuntimeError: A table is fused already, or no leaf that requires grad.
+        NotImplementedError: A table is a ``DTensor``.
 
     ``backward(create_graph=True)`` raises a RuntimeError; ``torch.autograd.grad`` returns the
     gradient of a fused table and leaves the table alone.
@@ -54,6 +57,11 @@ def fuse_in_backward(
     found = _tables_of(tables) if isinstance(tables, torch.nn.Module) else list(tables)
     if not found:
         raise ValueError("fuse_in_backward found no embedding table")
+    if any(is_sharded(table) for table in found):
+        raise NotImplementedError(
+            "fuse_in_backward: a table is a DTensor, whose gradient may have to come from several "
+            "processes first; let the optimizer's step update it"
+        )
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for table in found:
         if id(table) not in groups:

@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ._sharding import is_sharded, local_parts
+
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Rounding = Literal["nearest", "stochastic", "split"]
 
@@ -138,10 +140,13 @@ class TableOptimizer(torch.optim.Optimizer):
         step = int(before.get("step") or 0)
         try:
             state, options = self.next_update(param, group, grad.is_sparse)
-            if param.dim() == 2:
-                _update_(param, state, grad, **options)
+            weight = param
+            if is_sharded(param):  # no rule here looks beyond a row
+                weight, grad, *state = local_parts(param, grad, *state)
+            if weight.dim() == 2:
+                _update_(weight, state, grad, **options)
             else:
-                _update_as_table(param, state, grad, options)
+                _update_as_table(weight, state, grad, options)
         except Exception:  # the step has not been made
             self.state[param] = before
             if isinstance(before.get("step"), Tensor):

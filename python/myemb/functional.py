@@ -22,6 +22,7 @@ from torch.overrides import (
 
 from . import _C
 from ._nested import nested_lookup, refuse_nested_weights, unpack_nested_bags
+from ._sharding import Bags, is_sharded, sharded_embedding, sharded_embedding_bag
 
 __all__ = ["coalesce", "embedding", "embedding_bag", "embedding_bag_tables", "embedding_renorm_"]
 
@@ -34,7 +35,8 @@ _embedding_bag_tables = _C.embedding_bag_tables
 _check_embedding_bag_tables = _C.check_embedding_bag_tables
 _ops = torch.ops.myemb
 
-_MODES, _UNKNOWN_MODE = {"sum": 0, "mean": 1, "max": 2}, -1
+MODES, UNKNOWN_MODE = {"sum": 0, "mean": 1, "max": 2}, -1
+_PLAIN = (torch.nn.Parameter, Tensor)
 
 
 def embedding(
@@ -82,13 +84,17 @@ def embedding(
             scale_grad_by_freq=scale_grad_by_freq,
             sparse=sparse,
         )
+    if type(weight) not in _PLAIN and is_sharded(weight):
+        return sharded_embedding(
+            input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        )
     if input.is_nested:
         options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
         return nested_lookup(lambda part: embedding(part, weight, *options), input)
     if padding_idx is None:
         padding_idx = -1
     elif padding_idx:  # row 0 passes without a look at the table, as in PyTorch
-        padding_idx = _padding_row(padding_idx, weight.size(0))
+        padding_idx = padding_row(padding_idx, weight.size(0))
     if max_norm is not None:
         input = input.contiguous()
         _renorm_for_lookup(weight, input, max_norm, norm_type)
@@ -158,6 +164,10 @@ def embedding_bag(
             include_last_offset=include_last_offset,
             padding_idx=padding_idx,
         )
+    if type(weight) not in _PLAIN and is_sharded(weight):
+        bags = Bags(input, offsets, per_sample_weights, include_last_offset)
+        options = (max_norm, norm_type, scale_grad_by_freq, mode, sparse, padding_idx)
+        return sharded_embedding_bag(bags, weight, *options)
     if weight.dtype is torch.long and input.is_floating_point():
         warnings.warn(
             "Argument order of nn.functional.embedding_bag was changed. "
@@ -172,7 +182,7 @@ def embedding_bag(
     elif per_sample_weights is not None:
         refuse_nested_weights(input, per_sample_weights)
     # An unknown mode is refused in C++, where it takes its turn among the other checks.
-    mode_enum = _MODES.get(mode, _UNKNOWN_MODE)
+    mode_enum = MODES.get(mode, UNKNOWN_MODE)
     if max_norm is not None:
         # In a graph the shapes are checked while it is traced, the offsets when the bags are read.
         if not is_dynamo_compiling():
@@ -264,11 +274,11 @@ def embedding_bag_tables(
             norm_type=norm_type,
         )
     count = len(weights)
-    modes = [_MODES.get(m, _UNKNOWN_MODE) for m in _for_tables(mode, count, "mode")]
+    modes = [MODES.get(m, UNKNOWN_MODE) for m in _for_tables(mode, count, "mode")]
     rows = None
     if padding_idx is not None:
         rows = [
-            -1 if padding is None else _padding_row(padding, weight.size(0))
+            -1 if padding is None else padding_row(padding, weight.size(0))
             for padding, weight in zip(
                 _for_tables(padding_idx, count, "padding_idx"), weights, strict=True
             )
@@ -348,7 +358,7 @@ def embedding_renorm_(
     return entry(weight, input, max_norm, norm_type)
 
 
-def _padding_row(padding_idx: int, num_embeddings: int) -> int:
+def padding_row(padding_idx: int, num_embeddings: int) -> int:
     if not -num_embeddings <= padding_idx < num_embeddings:
         raise AssertionError("Padding_idx must be within num_embeddings")
     return padding_idx + num_embeddings if padding_idx < 0 else padding_idx

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ._fusing import FusedTables, fuse_in_backward
 from ._optimizer import Params, Rounding, TableOptimizer, accumulator_type
+from ._sharding import is_sharded, new_row_state
 
 __all__ = [
     "SGD",
@@ -198,8 +199,10 @@ class RowWiseAdagrad(Adagrad):
             raise ValueError(
                 f"RowWiseAdagrad is for tables of rows, but a parameter has shape {param.shape}"
             )
-        value = group["initial_accumulator_value"]
-        return param.new_full((param.size(0),), value, dtype=accumulator_type(param))
+        value, dtype = group["initial_accumulator_value"], accumulator_type(param)
+        if is_sharded(param):
+            return new_row_state(param, value, dtype)
+        return param.new_full((param.size(0),), value, dtype=dtype)
 
 
 class Adam(TableOptimizer):

@@ -29,8 +29,10 @@ class FusedTable;
 // of it: when all gradients of a pass are there, those of lookups by myemb's ops without being
 // computed, embedding_update_ makes the step that the whole gradient asks for.
 // torch::autograd::grad still returns the gradient. Throws c10::Error if the table is no such leaf
-// or is fused already, and backward does if it is to be differentiated itself (create_graph). With
-// re-entrant checkpointing each checkpoint is a pass of its own.
+// or is fused already, and backward does if it is to be differentiated itself (create_graph), or if
+// there are hooks behind the table's AccumulateGrad node, such as those of distributed data
+// parallelism, which would wait for a gradient. With re-entrant checkpointing each checkpoint is a
+// pass of its own.
 MYEMB_API std::shared_ptr<FusedTable> fuse_in_backward(const at::Tensor& table, NextStep next_step);
 
 }  // namespace myemb

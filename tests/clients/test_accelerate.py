@@ -1,0 +1,59 @@
+"""Accelerate's loop, with torch.nn's modules and with ours."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import accelerate
+import pytest
+import torch
+from movielens_training import (
+    STEPS,
+    TORCH,
+    VARIANTS,
+    Variant,
+    check_equal,
+    loader,
+    loss_of,
+    optimizer_of,
+    recommender,
+)
+
+
+def fit(variant: Variant, folder: Path | None = None) -> list[float]:
+    """With ``folder``, the state is saved and loaded half-way."""
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = recommender(variant)
+    torch.manual_seed(4)
+    model, optimizer, batches = accelerator.prepare(model, optimizer_of(variant, model), loader())
+    losses = []
+    for step, ratings in enumerate(batches):
+        if step == STEPS // 2 and folder is not None:
+            accelerator.save_state(str(folder))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.zero_()
+            accelerator.load_state(str(folder))
+        if step == STEPS:
+            break
+        with accelerator.accumulate(model):
+            loss = loss_of(model, ratings)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+    accelerator.free_memory()
+    return losses
+
+
+@functools.cache
+def losses_with_torch() -> list[float]:
+    return fit(TORCH)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_same_losses(name: str, tmp_path: Path) -> None:
+    losses = fit(VARIANTS[name])
+    check_equal(losses, losses_with_torch())
+    assert fit(VARIANTS[name], tmp_path) == losses, "the state that was saved is the whole state"
