@@ -42,8 +42,8 @@ def join_features(
         _feature(name, lookups[name], last)
         for name, last in zip(names, include_last_offset, strict=True)
     ]
-    counts = {feature.num_bags for feature in features}
-    if len(counts) > 1:
+    # Not a set of them: hashing a size would make torch.compile take it for a constant.
+    if any(feature.num_bags != features[0].num_bags for feature in features):
         sizes = {name: feature.num_bags for name, feature in zip(names, features, strict=True)}
         raise ValueError(
             f"every feature has to have the same number of bags, but they have {sizes}"

@@ -21,6 +21,7 @@ from torch.overrides import (
 )
 
 from . import _C
+from ._compile import in_graph
 from ._nested import nested_lookup, refuse_nested_weights, unpack_nested_bags
 from ._sharding import Bags, is_sharded, sharded_embedding, sharded_embedding_bag
 
@@ -98,7 +99,7 @@ def embedding(
     if max_norm is not None:
         input = input.contiguous()
         _renorm_for_lookup(weight, input, max_norm, norm_type)
-    entry = _ops.embedding.default if is_dynamo_compiling() else _embedding
+    entry = in_graph(_ops.embedding.default) if is_dynamo_compiling() else _embedding
     return entry(weight, input, padding_idx, scale_grad_by_freq, sparse)
 
 
@@ -354,7 +355,9 @@ def embedding_renorm_(
         return handle_torch_function(
             embedding_renorm_, (weight, input), weight, input, max_norm, norm_type=norm_type
         )
-    entry = _ops.embedding_renorm_.default if is_dynamo_compiling() else _embedding_renorm_
+    entry = (
+        in_graph(_ops.embedding_renorm_.default) if is_dynamo_compiling() else _embedding_renorm_
+    )
     return entry(weight, input, max_norm, norm_type)
 
 
