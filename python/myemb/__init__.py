@@ -20,6 +20,8 @@ from ._build_info import TORCH_VERSION
 __all__ = [
     "__version__",
     "cmake_prefix_path",
+    "decomposition_table",
+    "decompositions",
     "disk",
     "empty_cache",
     "functional",
@@ -29,6 +31,7 @@ __all__ = [
     "optim",
     "prefetch_rows",
     "replace_embeddings_",
+    "restore_embeddings_",
     "set_cache_limit",
 ]
 
@@ -59,8 +62,9 @@ cmake_prefix_path: str = str(_package / "share" / "cmake")
 torch.ops.load_library(_package / "lib" / "libmyemb.so")  # type: ignore[no-untyped-call]
 
 # These bind the operators that load_library has just registered.
-from . import _C, _batching, disk, functional, memory, nn, optim  # noqa: E402
-from .convert import replace_embeddings_  # noqa: E402
+from . import _C, _batching, decompositions, disk, functional, memory, nn, optim  # noqa: E402
+from .convert import replace_embeddings_, restore_embeddings_  # noqa: E402
+from .decompositions import decomposition_table  # noqa: E402
 from .disk import prefetch_rows  # noqa: E402
 from .memory import empty_cache, huge_pages_, set_cache_limit  # noqa: E402
 

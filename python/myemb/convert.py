@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from . import nn
 
-__all__ = ["replace_embeddings_"]
+__all__ = ["replace_embeddings_", "restore_embeddings_"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -49,13 +49,47 @@ def replace_embeddings_(model: Model) -> Model:
     return model
 
 
+def restore_embeddings_(model: Model) -> Model:
+    """Undoes :func:`replace_embeddings_`: every module computes with PyTorch again, in place.
+
+    Modules that were made by this library become PyTorch's, too. For tools that look for the very
+    class ``torch.nn.Embedding``, as ``torch.ao.quantization`` and ``torch.jit.script`` do.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        ``model``.
+    """
+    for module in model.modules():
+        original = _original(type(module))
+        if original is not None:
+            module.__class__ = original
+    return model
+
+
+def _original(cls: type[Any]) -> type[Any] | None:
+    """What ``cls`` was before; None if it is not a class that computes with this library."""
+    for original, ours in _REPLACEMENTS.items():
+        if cls is ours:
+            return original
+    if vars(cls).get("__reduce_ex__") is _reduce_derived:
+        base: type[Any] = cls.__bases__[0]
+        return base
+    if _is_parametrised(cls) and any(map(_original, cls.__bases__)):
+        return _parametrised(cls, _original)
+    return None
+
+
 def _replacement(cls: type[Any]) -> type[Any] | None:
     """What ``cls`` becomes; None if it is no embedding or has a ``forward`` of its own."""
     for original, ours in _REPLACEMENTS.items():
         if cls is original:
             return ours
         if issubclass(cls, original) and cls.forward is original.forward:
-            return _parametrised(cls) if _is_parametrised(cls) else _derived(cls, ours)
+            return (
+                _parametrised(cls, _replacement) if _is_parametrised(cls) else _derived(cls, ours)
+            )
     return None
 
 
@@ -65,10 +99,10 @@ def _is_parametrised(cls: type[Any]) -> bool:
     return cls.__module__ == parametrize.__name__ and cls.__name__.startswith("Parametrized")
 
 
-def _parametrised(cls: type[Any]) -> type[Any]:
-    """A copy of a class that ``parametrize`` made, over the replacement of its base."""
+def _parametrised(cls: type[Any], other: Callable[[type[Any]], type[Any] | None]) -> type[Any]:
+    """A copy of a class that ``parametrize`` made, over the other class of its base."""
     namespace = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
-    bases = tuple(_replacement(base) or base for base in cls.__bases__)
+    bases = tuple(other(base) or base for base in cls.__bases__)
     return type(cls.__name__, bases, namespace)
 
 

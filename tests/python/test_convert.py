@@ -181,3 +181,25 @@ def test_modules_of_this_library_stay() -> None:
     replace_embeddings_(model)
     assert [type(module) for module in model] == [nn.Embedding, torch.nn.Linear]
     assert myemb.replace_embeddings_ is replace_embeddings_
+
+
+def test_restored_models_are_what_they_were() -> None:
+    class Own(torch.nn.Embedding):
+        pass
+
+    model = torch.nn.ModuleList([torch.nn.Embedding(5, 3), torch.nn.EmbeddingBag(5, 3), Own(5, 3)])
+    parametrized = torch.nn.utils.parametrizations.weight_norm(torch.nn.Embedding(5, 3))
+    model.append(parametrized)
+    classes, parameters = [type(each) for each in model[:3]], list(model.parameters())
+    rows = torch.tensor([[1, 2]])
+    expected = [module(rows) for module in model]
+    myemb.restore_embeddings_(myemb.replace_embeddings_(model))
+    assert [type(each) for each in model[:3]] == classes
+    assert isinstance(parametrized, torch.nn.Embedding)
+    assert not isinstance(parametrized, myemb.nn.Embedding)
+    assert all(mine is other for mine, other in zip(model.parameters(), parameters, strict=True))
+    for module, output in zip(model, expected, strict=True):
+        torch.testing.assert_close(module(rows), output, rtol=0, atol=0)
+    torch.nn.utils.parametrize.remove_parametrizations(parametrized, "weight")
+    assert type(parametrized) is torch.nn.Embedding
+    assert type(myemb.restore_embeddings_(myemb.nn.Embedding(5, 3))) is torch.nn.Embedding
