@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import EXAMPLE, configure, run, succeed
+from support import EXAMPLE, configure, python_in, run, succeed
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,19 @@ def test_program_by_name_keeps_the_library(programs: Path) -> None:
     assert "libmyemb.so" in succeed("readelf", "--dynamic", programs / "by_name")
     undefined = succeed("nm", "--demangle", "--undefined-only", programs / "by_name")
     assert "myemb" not in undefined
+
+
+@pytest.fixture(scope="module")
+def package(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that the installed wheel has compiled with AOTInductor."""
+    package = tmp_path_factory.mktemp("package") / "model.pt2"
+    script = str(EXAMPLE / "package.py")
+    python_in(site, f"import runpy; runpy.run_path({script!r})['main']({str(package)!r})")
+    return package
+
+
+def test_a_package_of_aotinductor_runs(programs: Path, package: Path) -> None:
+    succeed(programs / "package", package)
 
 
 def test_headers_do_not_need_python(programs: Path) -> None:
