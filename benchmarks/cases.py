@@ -10,6 +10,7 @@ from backward import Backward
 from calls import SmallCall
 from case import Case, K, M, named
 from cases_training import many_tables, steps
+from compiled import Compiled
 from forward import Bag, Lookup, Renorm
 from inputs import Shape
 from targets import Target
@@ -245,6 +246,18 @@ def skewed() -> Iterator[Case]:
             yield Case("skew", name, work, skew, quick=quick, like=like)
 
 
+def compiled() -> Iterator[Case]:
+    """Models under torch.compile, small enough for overheads to show and large."""
+    for rows, width, lookups in ((1000, 64, 32), (30_000, 256, K), (100_000, 64, 16 * K)):
+        for model in ("point", "linear", "norm", "bag"):
+            for train in (False, True):
+                bags = max(1, lookups // 16) if model == "bag" else 0
+                shape = Shape(rows, width, lookups, bags)
+                name = f"compiled {model} {'train ' if train else ''}{named(shape)}"
+                quick = model == "point" and lookups == 32
+                yield Case("compiled", name, Compiled(model, train), shape, quick=quick)
+
+
 def huge_pages() -> Iterator[Case]:
     """Tables that ``myemb.huge_pages_`` has moved; PyTorch's stays where it is."""
     for rows in (M, 4 * M):
@@ -259,7 +272,11 @@ def huge_pages() -> Iterator[Case]:
 def all_cases() -> list[Case]:
     """Returns every case, in the order of the report."""
     families = (lookups, bags, dense_gradients, sparse_gradients, norms, steps, many_tables)
-    cases = [case for family in (*families, small_calls, skewed, huge_pages) for case in family()]
+    cases = [
+        case
+        for family in (*families, small_calls, compiled, skewed, huge_pages)
+        for case in family()
+    ]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases have one name"
     missing = {case.like for case in cases if case.like} - set(names)
