@@ -122,6 +122,12 @@ at::Tensor max_positions(const at::Tensor& rows, const at::Tensor& keep, const a
 
 bool has_tangent(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
 
+// The sign by which python/myemb/decompositions.py asks for a decomposition: a key that tensors
+// have, and that nothing else includes for a thread.
+bool is_asked_for() {
+  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::ZeroTensor);
+}
+
 }  // namespace
 
 bool is_transformed() {
@@ -131,12 +137,13 @@ bool is_transformed() {
 }
 
 bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors) {
-  return std::any_of(tensors.begin(), tensors.end(),
+  return is_asked_for() ||
+         std::any_of(tensors.begin(), tensors.end(),
                      [](const at::Tensor* tensor) { return tensor && has_tangent(*tensor); });
 }
 
 bool needs_decomposition(at::TensorList tensors) {
-  return std::any_of(tensors.begin(), tensors.end(), has_tangent);
+  return is_asked_for() || std::any_of(tensors.begin(), tensors.end(), has_tangent);
 }
 
 at::Tensor decompose_embedding(const at::Tensor& weight, const at::Tensor& indices,

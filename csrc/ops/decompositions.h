@@ -11,7 +11,8 @@ namespace myemb {
 // sparse gradients: their entries cannot be batched, and so they become dense.
 bool is_transformed();
 
-// Whether any of the tensors (null: none) carries a forward-mode tangent.
+// Whether any of the tensors (null: none) carries a forward-mode tangent, or Python asks for the
+// decomposition.
 bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors);
 bool needs_decomposition(at::TensorList tensors);
 

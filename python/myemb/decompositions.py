@@ -27,20 +27,21 @@ __all__ = ["decomposition_table"]
 
 _ops = torch.ops.myemb
 _keys: Any = torch._C.DispatchKey
-_TRANSFORM = _keys.FuncTorchDynamicLayerFrontMode
+_SIGN = _keys.ZeroTensor  # csrc/ops/decompositions.cpp looks for it
 _AUTOGRAD = torch._C.DispatchKeySet(_keys.AutogradCPU)
 
 
-def _as_transformed(operator: Any) -> Callable[..., Any]:
-    """``operator`` in the ATen operations that it is under a transform of ``torch.func``.
+def _in_aten(operator: Any) -> Callable[..., Any]:
+    """``operator`` in the ATen operations that it is in forward-mode AD.
 
     Those are written in C++, where the key of autograd would call the operator. They are asked for
-    by that key, which tracing excludes, and by a sign of a transform that nothing else sees.
+    by that key, which tracing excludes, and by a sign that nothing else sees: a key that is both
+    included and excluded.
     """
 
     def decompose(*arguments: Any, **options: Any) -> Any:
-        included = torch._C._dispatch_tls_local_include_set().add(_TRANSFORM)
-        excluded = torch._C._dispatch_tls_local_exclude_set().add(_TRANSFORM) - _AUTOGRAD
+        included = torch._C._dispatch_tls_local_include_set().add(_SIGN)
+        excluded = torch._C._dispatch_tls_local_exclude_set().add(_SIGN) - _AUTOGRAD
         with torch._C._ForceDispatchKeyGuard(included, excluded):
             return operator(*arguments, **options)
 
@@ -88,7 +89,7 @@ def _embedding_bag_tables(
 
 
 decomposition_table: dict[Any, Callable[..., Any]] = {
-    operator.default: _as_transformed(operator.default)
+    operator.default: _in_aten(operator.default)
     for operator in (
         _ops.embedding,
         _ops.embedding_dense_backward,
