@@ -1,7 +1,7 @@
 // Eight threads of a C++ program in the same operators, forward and backward.
 
 #include <myemb/functional.h>
-#include <myemb/nn.h>
+#include <myemb/ops.h>
 #include <myemb/optim.h>
 
 #include <array>
