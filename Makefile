@@ -31,6 +31,7 @@ log = 2>&1 | tee build/$@.log
 
 .PHONY: help venv build demo demo-languages demo-glove
 .PHONY: test test-cpp test-python test-sass test-install test-cuda
+.PHONY: test-load fuzz asan
 .PHONY: sanitize-cuda time-cuda mutate bench bench-full bench-fbgemm-env bench-instructions
 .PHONY: bench-memory bench-mapped bench-cuda-model
 .PHONY: clients-env test-clients lock-clients docs lint tidy format wheel lock clean
@@ -85,6 +86,30 @@ test-cpp: build ## Run the C++ tests, once per instruction set
 test-python: build ## Run the Python tests on the CPU and on simulated GPUs
 	$(call say,Python tests: tests/python on the CPU and on simulated GPUs)
 	python -m pytest tests/python -m 'not cuda' $(ARGS) $(log)
+
+test-load: build ## The long tests of threads, forks, growth and huge tables, too (10 minutes)
+	$(call say,Load tests: tests/python/load_tests.py and huge_tests.py)
+	python -m pytest tests/python/{load,growth,huge}_tests.py $(ARGS) $(log)
+
+fuzz: build ## Make 20,000 random calls beside PyTorch (5 minutes)
+	$(call say,Random calls: tests/fuzz)
+	python tests/fuzz/main.py $(ARGS) $(log)
+
+# The library alone is compiled for it, in a folder of its own.
+ASAN := build/asan
+ASAN_ENV = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+ASAN_PRELOAD = $(foreach name,libasan libstdc++,$(shell $(CXX) -print-file-name=$(name).so))
+asan: build ## C++ tests and 2,000 random calls under AddressSanitizer and UBSan (half an hour)
+	$(call say,AddressSanitizer and UndefinedBehaviorSanitizer in $(ASAN))
+	cmake -S . -B $(ASAN) -G Ninja $(CMAKE_ARGS) -DMYEMB_SANITIZE=address,undefined \
+	  -DMYEMB_CUDA=OFF -DMYEMB_PYTHON=ON -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python
+	cmake --build $(ASAN)
+	$(ASAN_ENV) ctest --test-dir $(ASAN) --output-on-failure $(log)
+	cmake --install $(ASAN) --prefix $(ASAN)/python/myemb > /dev/null
+	cmake --install $(ASAN) --prefix $(ASAN)/python/myemb --component python > /dev/null
+	cp python/myemb/*.py $(ASAN)/python/myemb
+	$(ASAN_ENV) LD_PRELOAD='$(ASAN_PRELOAD)' PYTHONPATH=$(ASAN)/python \
+	  python tests/fuzz/main.py --calls 2000 $(ARGS)
 
 test-sass: build ## Test the machine code of the CUDA kernels: registers and widths and spills
 	$(call say,Machine code tests: tests/sass)

@@ -24,6 +24,9 @@ function(myemb_add_cpu_kernels target)
     # No contraction to fused multiply-add: the same bits from every instruction set.
     target_compile_options(${objects} PRIVATE
       ${MYEMB_FLAGS_${isa}} -O3 -ffp-contract=off -Wall -Wextra $<$<BOOL:${MYEMB_WERROR}>:-Werror>)
+    if(MYEMB_SANITIZE)
+      target_compile_options(${objects} PRIVATE ${MYEMB_SANITIZE_OPTIONS})
+    endif()
     target_include_directories(${objects} PRIVATE
       ${CMAKE_CURRENT_SOURCE_DIR}/csrc ${CMAKE_CURRENT_SOURCE_DIR}/csrc/include)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)

@@ -27,7 +27,8 @@ add_executable(myemb_tests
   tests/cpp/power_test.cpp
   tests/cpp/renorm_test.cpp
   tests/cpp/simd_test.cpp
-  tests/cpp/tables_test.cpp)
+  tests/cpp/tables_test.cpp
+  tests/cpp/threads_test.cpp)
 set_source_files_properties(tests/cpp/max_test.cpp tests/cpp/power_test.cpp tests/cpp/simd_test.cpp
   PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
 target_compile_options(myemb_tests PRIVATE -O1)   # compiles a quarter faster

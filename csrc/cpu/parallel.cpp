@@ -3,6 +3,9 @@
 #include <cpu/tensors.h>
 #include <myemb/ops.h>
 
+#include <pthread.h>
+#include <sys/stat.h>
+
 #include <memory>
 #include <mutex>
 #include <set>
@@ -11,6 +14,18 @@
 
 namespace myemb {
 namespace {
+
+// Before a fork(): whether there are other threads, or nobody knows.
+bool has_other_threads() {
+  struct stat tasks;  // a folder with one for each thread, beside itself and its parent
+  return stat("/proc/self/task", &tasks) != 0 || tasks.st_nlink > 3;
+}
+
+std::atomic<bool> forks_with_threads{false};
+
+[[maybe_unused]] const int watches_forks =
+    pthread_atfork([] { forks_with_threads = has_other_threads(); }, nullptr,
+                   [] { lost_threads = lost_threads || forks_with_threads; });
 
 // What the segments before s cost: a unit for each lookup read and one for each row written.
 int64_t cost_before(const Segments& segments, int64_t s) {

@@ -9,6 +9,7 @@
 #include <c10/util/ArrayRef.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <variant>
 
@@ -17,20 +18,25 @@ namespace myemb {
 // The least number of elements that are worth a thread: ATen's grain size.
 inline constexpr int64_t kGrain = 32768;
 
+// Set in the child of a fork() where there were several threads: those of OpenMP are lost then, and
+// a parallel region would wait for them for ever, as PyTorch's own operators do.
+inline std::atomic<bool> lost_threads{false};
+
 // Into how many parts work of so many elements is worth splitting: at most one for each thread, and
 // one inside another parallel region.
 inline int64_t parts_for(int64_t elements) {
-  if (elements < 2 * kGrain || at::in_parallel_region()) return 1;
+  if (elements < 2 * kGrain || at::in_parallel_region() || lost_threads) return 1;
   return std::min<int64_t>(at::get_num_threads(), elements / kGrain);
 }
 
 // Runs f(part) for every part, each in a thread of its own if there are as many.
 template <typename F>
 void parallel_parts(int64_t parts, const F& f) {
-  if (parts == 1) return f(int64_t{0});
-  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+  const auto run = [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) f(part);
-  });
+  };
+  if (parts == 1 || lost_threads) return run(0, parts);
+  at::parallel_for(0, parts, 1, run);
 }
 
 // Runs f(begin, end) over [0, count) in equal parts, given how many elements they stand for in all.

@@ -132,16 +132,17 @@ OptionalSymInt padding_of(const BatchTable& table) {
   return padded ? OptionalSymInt(table.padding_idx) : std::nullopt;
 }
 
-// The position of the first index outside [0, num_rows).
+// The position of the first index outside [0, num_rows), a number that their dtype may not have.
 std::optional<int64_t> first_bad_index(const at::Tensor& indices, int64_t num_rows) {
-  if (indices.is_cpu() && indices.scalar_type() == at::kLong && indices.is_contiguous()) {
-    const auto* const begin = indices.const_data_ptr<int64_t>();  // ten times as fast as below
-    const auto* const end = begin + indices.numel();
+  const at::Tensor rows = indices.to(at::kLong);
+  if (rows.is_cpu() && rows.is_contiguous()) {
+    const auto* const begin = rows.const_data_ptr<int64_t>();  // ten times as fast as below
+    const auto* const end = begin + rows.numel();
     const auto* const bad =
-        std::find_if(begin, end, [&](int64_t index) { return index < 0 || index >= num_rows; });
+        std::find_if(begin, end, [&](int64_t row) { return row < 0 || row >= num_rows; });
     return bad == end ? std::nullopt : std::optional<int64_t>(bad - begin);
   }
-  const at::Tensor is_bad = indices.lt(0).logical_or(indices.ge(num_rows));
+  const at::Tensor is_bad = rows.lt(0).logical_or(rows.ge(num_rows));
   if (!is_bad.any().item<bool>()) return std::nullopt;
   return is_bad.nonzero()[0][0].item<int64_t>();
 }

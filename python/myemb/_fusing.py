@@ -77,7 +77,8 @@ def fuse_in_backward(
     except Exception:
         handle.remove()
         raise
-    optimizer.fused.append(handle)
+    # Whoever else has the handle: without its optimizer a table cannot be updated.
+    weakref.finalize(optimizer, handle.remove).atexit = False
     return handle
 
 

@@ -79,7 +79,6 @@ class TableOptimizer(torch.optim.Optimizer):
         if not 0 <= defaults["seed"] < _MAX_SEED:
             raise ValueError(f"seed has to be in [0, 2**63) but got {defaults['seed']}")
         super().__init__(params, defaults)
-        self.fused: list[Any] = []  # handles of tables that are fused; they live as long as this
 
     @classmethod
     def __subclasses__(cls) -> list[type[Any]]:

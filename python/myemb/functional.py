@@ -170,12 +170,7 @@ def embedding_bag(
         options = (max_norm, norm_type, scale_grad_by_freq, mode, sparse, padding_idx)
         return sharded_embedding_bag(bags, weight, *options)
     if weight.dtype is torch.long and input.is_floating_point():
-        warnings.warn(
-            "Argument order of nn.functional.embedding_bag was changed. "
-            "Usage `embedding_bag(weight, input, ...)` is deprecated, "
-            "and should now be `embedding_bag(input, weight, ...)`.",
-            stacklevel=2,
-        )
+        _warn_of_argument_order()
         weight, input = input, weight
     if input.is_nested:
         input, offsets, per_sample_weights = unpack_nested_bags(input, per_sample_weights)
@@ -210,6 +205,15 @@ def embedding_bag(
         per_sample_weights,
         include_last_offset,
         padding_idx,
+    )
+
+
+def _warn_of_argument_order() -> None:
+    warnings.warn(
+        "Argument order of nn.functional.embedding_bag was changed. "
+        "Usage `embedding_bag(weight, input, ...)` is deprecated, "
+        "and should now be `embedding_bag(input, weight, ...)`.",
+        stacklevel=3,
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import reference
 import torch
+import torch.nn.functional as F
 from inputs import INDEX_DTYPES, assert_near, indices
 from simulator import fatal_on_a_gpu, refused
 from torch import Tensor
 
-from myemb.functional import embedding, embedding_bag, embedding_renorm_
+from myemb.functional import embedding, embedding_bag, embedding_bag_tables, embedding_renorm_
 
 INF, NAN = float("inf"), float("nan")
 NORM_TYPES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, INF)
@@ -178,3 +179,16 @@ def test_argument_errors_are_pytorchs(device: str) -> None:
         with pytest.raises(RuntimeError) as ours:
             embedding_renorm_(weight, rows, 1.0)
         assert str(theirs.value).split("\n")[0] in str(ours.value)
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [(torch.uint8, 300), (torch.int16, 40_000)])
+def test_tables_with_more_rows_than_the_dtype_of_indices_counts(
+    dtype: torch.dtype, rows: int, device: str
+) -> None:
+    lookups = torch.tensor([torch.iinfo(dtype).max, 90, 90, 0], dtype=dtype, device=device)
+    weight, expected_table = (torch.full((rows, 3), 2.0, device=device) for _ in range(2))
+    starts = torch.tensor([0, 1, 4], device=device)
+    output = embedding_bag_tables(lookups, [weight], starts, mode="sum", max_norm=1.0)
+    expected = F.embedding_bag(lookups.long(), expected_table, starts[:2], max_norm=1.0, mode="sum")
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(weight, expected_table)
