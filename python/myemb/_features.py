@@ -174,3 +174,12 @@ def _weights_of(keyed: Any) -> Tensor | None:
 
 def _from_zero(ends: Tensor) -> Tensor:
     return torch.cat([ends.new_zeros(1), ends])
+
+
+def for_tables(option: Any, count: int, name: str) -> Sequence[Any]:
+    """The value of an option for each table."""
+    if isinstance(option, (list, tuple)):
+        if len(option) != count:
+            raise ValueError(f"{name} has {len(option)} values for {count} tables")
+        return option
+    return [option] * count

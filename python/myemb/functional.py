@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from torch.overrides import (
 
 from . import _C
 from ._compile import in_graph
+from ._features import for_tables
 from ._nested import nested_lookup, refuse_nested_weights, unpack_nested_bags
 from ._sharding import Bags, is_sharded, sharded_embedding, sharded_embedding_bag
 
@@ -279,17 +279,17 @@ def embedding_bag_tables(
             norm_type=norm_type,
         )
     count = len(weights)
-    modes = [MODES.get(m, UNKNOWN_MODE) for m in _for_tables(mode, count, "mode")]
+    modes = [MODES.get(m, UNKNOWN_MODE) for m in for_tables(mode, count, "mode")]
     rows = None
     if padding_idx is not None:
         rows = [
             -1 if padding is None else padding_row(padding, weight.size(0))
             for padding, weight in zip(
-                _for_tables(padding_idx, count, "padding_idx"), weights, strict=True
+                for_tables(padding_idx, count, "padding_idx"), weights, strict=True
             )
         ]
     sparse_tables = [
-        t for t, is_sparse in enumerate(_for_tables(sparse, count, "sparse")) if is_sparse
+        t for t, is_sparse in enumerate(for_tables(sparse, count, "sparse")) if is_sparse
     ]
     arguments = (
         weights,
@@ -304,8 +304,8 @@ def embedding_bag_tables(
     if max_norm is not None:
         _check_embedding_bag_tables(*arguments)
         norms = zip(
-            _for_tables(max_norm, count, "max_norm"),
-            _for_tables(norm_type, count, "norm_type"),
+            for_tables(max_norm, count, "max_norm"),
+            for_tables(norm_type, count, "norm_type"),
             strict=True,
         )
         _renorm_tables(input, weights, offsets, feature_tables, list(norms))
@@ -376,15 +376,6 @@ def _renorm_for_lookup(weight: Tensor, indices: Tensor, max_norm: float, norm_ty
     # change.
     with torch.no_grad():
         embedding_renorm_(weight.detach(), indices, max_norm, norm_type)
-
-
-def _for_tables(option: Any, count: int, name: str) -> Sequence[Any]:
-    """An option of each table."""
-    if isinstance(option, (list, tuple)):
-        if len(option) != count:
-            raise ValueError(f"{name} has {len(option)} values for {count} tables")
-        return option
-    return [option] * count
 
 
 def _renorm_tables(
