@@ -21,7 +21,6 @@ Python_add_library(_cudasim MODULE WITH_SOABI
   csrc/ops/checks.cpp   # hidden in libmyemb
   csrc/ops/table_grads.cpp
   csrc/ops/tables_arguments.cpp
-  csrc/ops/tables_decomposition.cpp
   csrc/ops/update_arguments.cpp
   csrc/ops/views.cpp
   tests/cudasim/torch/device.cpp

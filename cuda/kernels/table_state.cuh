@@ -10,6 +10,7 @@ template <typename T>
 class OneTable {
  public:
   using A = Accumulator<T>;
+  static constexpr int kRegistersToSpare = 16;  // of an update, for rows that are read at once
 
   explicit OneTable(const TableState& table)
       : weights_(static_cast<T*>(table.weight)),
@@ -19,12 +20,14 @@ class OneTable {
     for (int s = 0; s < 3; ++s) states_[s] = static_cast<A*>(table.states[s]);
   }
 
-  __device__ T* weights(int64_t row) const { return weights_ + row * dim_; }
-  __device__ int16_t* low_halves(int64_t row) const { return low_halves_ + row * dim_; }
+  // The tables of a row, where it begins there, and its number.
+  __device__ T* weights(int64_t /*row*/) const { return weights_; }
+  __device__ int16_t* low_halves(int64_t /*row*/) const { return low_halves_; }
   __device__ bool is_split() const { return low_halves_ != nullptr; }
-  __device__ A* state(int s, int64_t row) const { return states_[s] + row * dim_; }
+  __device__ A* states(int s, int64_t /*row*/) const { return states_[s]; }
   __device__ A* row_state(int64_t row) const { return row_states_ + row; }
-  __device__ static int64_t number(int64_t row) { return row; }  // of the row in its table
+  __device__ int64_t begin(int64_t row) const { return row * dim_; }
+  __device__ static int64_t number(int64_t row) { return row; }
 
  private:
   T* weights_;
@@ -39,6 +42,7 @@ template <typename T>
 class ManyTables {
  public:
   using A = Accumulator<T>;
+  static constexpr int kRegistersToSpare = sizeof(T) == 2 ? 8 : 16;
 
   explicit ManyTables(std::span<const TableState> tables) : is_split_(false), dim_(tables[0].dim) {
     for (size_t t = 0; t < tables.size(); ++t) {
@@ -50,19 +54,15 @@ class ManyTables {
     }
   }
 
-  __device__ T* weights(int64_t row) const { return at(weights_, row); }
-  __device__ int16_t* low_halves(int64_t row) const { return at(low_halves_, row); }
+  __device__ T* weights(int64_t row) const { return weights_[table_of(row)]; }
+  __device__ int16_t* low_halves(int64_t row) const { return low_halves_[table_of(row)]; }
   __device__ bool is_split() const { return is_split_; }
-  __device__ A* state(int s, int64_t row) const { return at(states_[s], row); }
+  __device__ A* states(int s, int64_t row) const { return states_[s][table_of(row)]; }
   __device__ A* row_state(int64_t row) const { return row_states_[table_of(row)] + row_of(row); }
+  __device__ int64_t begin(int64_t row) const { return row_of(row) * dim_; }
   __device__ static int64_t number(int64_t row) { return row_of(row); }
 
  private:
-  template <typename V>
-  __device__ V* at(V* const (&of)[kMaxTables], int64_t row) const {
-    return of[table_of(row)] + row_of(row) * dim_;
-  }
-
   T* weights_[kMaxTables];
   int16_t* low_halves_[kMaxTables];
   A* states_[3][kMaxTables];

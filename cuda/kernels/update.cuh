@@ -45,7 +45,7 @@ class ApplyRule {
     loaded.weights = weights_.template read<N>(table_, row, column);
 #pragma unroll
     for (int s = 0; s < Rule::kStates; ++s) {
-      loaded.states[s] = load_in_place<N>(table_.state(s, row) + column);
+      loaded.states[s] = load_in_place<N>(table_.states(s, row) + table_.begin(row) + column);
     }
     if constexpr (Rule::kRowWise) loaded.row_state = *table_.row_state(row);
     return loaded;
@@ -73,7 +73,9 @@ class ApplyRule {
       for (int s = 0; s < Rule::kStates; ++s) states[s].values[n] = mine[s];
     }
 #pragma unroll
-    for (int s = 0; s < Rule::kStates; ++s) store_pack(table_.state(s, row) + column, states[s]);
+    for (int s = 0; s < Rule::kStates; ++s) {
+      store_pack(table_.states(s, row) + table_.begin(row) + column, states[s]);
+    }
     weights_.write(table_, row, column, weights);
   }
 
@@ -125,7 +127,9 @@ class ApplyRule {
     static constexpr int kRegisters =
         ((1 + Rule::kStates) * N + Rule::kRowWise) * static_cast<int>(sizeof(A) / sizeof(float)) +
         (sizeof(T) == 2 && N == 1);
-    static constexpr int kAtOnce = std::clamp((N == 1 ? 12 : 16) / kRegisters, 1, kRows);
+    static constexpr int kToSpare = N == 1 || (Rule::kRowWise && sizeof(T) == 2) ? 12 : 16;
+    static constexpr int kAtOnce =
+        std::clamp(std::min(kToSpare, Table::kRegistersToSpare) / kRegisters, 1, kRows);
     static constexpr int kSmallestGroup = 4;
 
     struct Held {

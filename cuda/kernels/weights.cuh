@@ -25,7 +25,7 @@ class PlainWeights {
 
   template <int N, typename Table>
   __device__ Loaded<N> read(const Table& table, int64_t row, int64_t column) const {
-    return load_in_place<N>(table.weights(row) + column);
+    return load_in_place<N>(table.weights(row) + table.begin(row) + column);
   }
 
   template <int N, typename Table>
@@ -36,7 +36,7 @@ class PlainWeights {
   template <int N, typename Table>
   __device__ void write(const Table& table, int64_t row, int64_t column,
                         const T (&values)[N]) const {
-    store_narrowed<T>(table.weights(row) + column, values);
+    store_narrowed<T>(table.weights(row) + table.begin(row) + column, values);
   }
 };
 
@@ -79,8 +79,9 @@ class RoundedWeights {
   template <int N, typename Table>
   __device__ Loaded<N> read(const Table& table, int64_t row, int64_t column) const {
     Loaded<N> loaded;
-    loaded.high = load_in_place<N>(table.weights(row) + column);
-    if (is_split(table)) loaded.low = load_in_place<N>(table.low_halves(row) + column);
+    const int64_t at = table.begin(row) + column;
+    loaded.high = load_in_place<N>(table.weights(row) + at);
+    if (is_split(table)) loaded.low = load_in_place<N>(table.low_halves(row) + at);
     return loaded;
   }
 
@@ -101,14 +102,14 @@ class RoundedWeights {
   template <int N, typename Table>
   __device__ void write(const Table& table, int64_t row, int64_t column,
                         const float (&values)[N]) const {
-    T* const to = table.weights(row) + column;
+    const int64_t at = table.begin(row) + column;
     if (is_random_) {
       uint32_t bits[N];
       random_bits(random_, table.number(row), column, bits);
       Pack<T, N> pack;
 #pragma unroll
       for (int n = 0; n < N; ++n) pack.values[n] = round_stochastic(values[n], bits[n], T{});
-      store_pack(to, pack);
+      store_pack(table.weights(row) + at, pack);
       return;
     }
     if constexpr (kCanSplit) {
@@ -121,12 +122,12 @@ class RoundedWeights {
           high.values[n] = split.high;
           low.values[n] = split.low;
         }
-        store_pack(to, high);
-        store_pack(table.low_halves(row) + column, low);
+        store_pack(table.weights(row) + at, high);
+        store_pack(table.low_halves(row) + at, low);
         return;
       }
     }
-    store_narrowed<T>(to, values);
+    store_narrowed<T>(table.weights(row) + at, values);
   }
 
  private:

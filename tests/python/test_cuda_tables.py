@@ -106,6 +106,41 @@ def test_more_tables_than_a_launch_takes(gpu: Gpu) -> None:
     check(gpu, make_call(widths=(4, 16) * 55, features=None, num_bags=2, longest=300))
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("width", [33, 132, 304, 515])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_gradients_of_weights(dtype: torch.dtype, width: int, mode: str, gpu: Gpu) -> None:
+    """Rows of several accesses in each lane."""
+    check(
+        gpu,
+        make_call(
+            widths=(width,) * 3,
+            modes=(mode,),
+            dtypes=(dtype,),
+            features=(0, 2, 1, 0),
+            num_bags=7,
+            longest=6,
+            factors=dtype,
+            padding=True,
+        ),
+    )
+
+
+@pytest.mark.parametrize("mode", ["sum", "max"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_bags_of_more_chunks_than_are_joined_at_once(
+    dtype: torch.dtype, mode: str, gpu: Gpu
+) -> None:
+    """Bags of a chunk and of one lookup more or less, too."""
+    call = make_call(
+        widths=(4, 20, 4), modes=(mode,), dtypes=(dtype,), num_bags=4, longest=0, padding=True
+    )
+    counts = torch.tensor([3, 2500, 0, 256, 257, 5, 600, 300, 2305, 0, 255, 2049])
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    lookups = torch.randint(5, (int(counts.sum()),))
+    check(gpu, dataclasses.replace(call, starts=starts, lookups=lookups))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("factors", [False, True])
 def test_means_of_long_bags_with_padding(factors: bool, dtype: torch.dtype, gpu: Gpu) -> None:
