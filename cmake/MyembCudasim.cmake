@@ -19,6 +19,8 @@ Python_add_library(_cudasim MODULE WITH_SOABI
   ${MYEMB_CUDA_KERNELS}
   ${MYEMB_CUDA_HOST}
   csrc/ops/checks.cpp   # hidden in libmyemb
+  csrc/ops/table_grads.cpp
+  csrc/ops/tables_arguments.cpp
   csrc/ops/update_arguments.cpp
   csrc/ops/views.cpp
   tests/cudasim/torch/device.cpp

@@ -3,19 +3,12 @@
 
 #include <cuda/kernels/check_bags.h>
 #include <cuda/launch.h>
+#include <cuda/kernels/count.cuh>
 #include <cuda/kernels/reduce.cuh>
 #include <cuda/kernels/refuse.cuh>
 
 namespace myemb::cuda {
 namespace {
-
-// The threads of a launch, one after another, over [0, count).
-__device__ __forceinline__ int64_t thread_index() {
-  return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-}
-__device__ __forceinline__ int64_t thread_count() {
-  return static_cast<int64_t>(gridDim.x) * kThreads;
-}
 
 __global__ void __launch_bounds__(kThreads) check_offsets(const OffsetsCheck args) {
 #pragma unroll 1
@@ -36,18 +29,13 @@ __global__ void __launch_bounds__(kThreads) check_offsets(const OffsetsCheck arg
   }
 }
 
-__device__ __forceinline__ bool is_counted(const BagLookups& lookups, int64_t i) {
-  return load_index(lookups.indices, i) != lookups.padding_idx;
-}
-
-// How many of the lookups [begin, end) are not padding; every thread of the warp gets the sum.
-__device__ int64_t count_lookups(const ThreadGroup& warp, const BagLookups& lookups, int64_t begin,
-                                 int64_t end) {
-  int counted = 0;
-#pragma unroll 1
-  for (int64_t i = begin + warp.lane(); i < end; i += kWarp) counted += is_counted(lookups, i);
-  return warp.sum(counted);
-}
+// What a bag counts: all lookups but padding.
+struct Counted {
+  const BagLookups& lookups;
+  __device__ bool operator()(int64_t i) const {
+    return load_index(lookups.indices, i) != lookups.padding_idx;
+  }
+};
 
 // A warp for each window of kChunk lookups.
 __global__ void __launch_bounds__(kThreads)
@@ -57,24 +45,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll 1
   for (int64_t window = warp.first_in_warp(); window * kChunk < count; window += warp.count()) {
     const int64_t begin = window * kChunk;
-    const int64_t counted = count_lookups(warp, lookups, begin, min(begin + kChunk, count));
+    const int64_t counted = count_some(warp, Counted{lookups}, begin, min(begin + kChunk, count));
     if (warp.lane() == 0) window_counts[window] = static_cast<int32_t>(counted);
   }
-}
-
-// A bag in three parts: whole windows, whose counts are known, and what is before and behind them.
-__device__ int64_t count_bag(const ThreadGroup& warp, const BagLookups& lookups,
-                             const int32_t* window_counts, int64_t begin, int64_t end) {
-  const int64_t first = (begin + kChunk - 1) / kChunk, last = end / kChunk;
-  if (first >= last) return count_lookups(warp, lookups, begin, end);
-  int64_t counted = count_lookups(warp, lookups, begin, first * kChunk) +
-                    count_lookups(warp, lookups, last * kChunk, end);
-#pragma unroll 1
-  for (int64_t window = first; window < last; window += kWarp) {
-    const int64_t mine = window + warp.lane();
-    counted += warp.sum(mine < last ? window_counts[mine] : 0);
-  }
-  return counted;
 }
 
 // A warp for each bag.
@@ -85,10 +58,10 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll 1
   for (int64_t bag = warp.first_in_warp(); bag < lookups.bags.count; bag += warp.count()) {
     const int64_t begin = lookups.bags.begin(bag), end = lookups.bags.end(bag);
-    const int64_t counted =
-        lookups.padding_idx < 0 ? end - begin : count_bag(warp, lookups, window_counts, begin, end);
-    const A divisor = static_cast<A>(max(counted, int64_t{1}));
-    if (warp.lane() == 0) divisors[bag] = inverse ? A(1) / divisor : divisor;
+    const int64_t counted = lookups.padding_idx < 0
+                                ? end - begin
+                                : count_bag(warp, Counted{lookups}, window_counts, begin, end);
+    if (warp.lane() == 0) divisors[bag] = divisor_of<A>(counted, inverse);
   }
 }
 

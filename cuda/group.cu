@@ -1,6 +1,7 @@
 // group by row: CUB's stable radix sort of the lookups, on as many bits as a row number has.
 
-#include <cuda/launch.h>
+#include <cuda/kernels/number_tables.h>
+#include <cuda/launch_tables.h>
 #include <cuda/kernels/reduce.cuh>
 #include <cuda/kernels/refuse.cuh>
 
@@ -15,6 +16,11 @@ namespace {
 bool needs_wide(const GroupByRow& args) {
   const int64_t num_bags = args.bags ? args.bags->count : 0;
   return std::max(args.indices.count, num_bags) > INT32_MAX || args.num_rows > UINT32_MAX;
+}
+
+bool needs_wide(const GroupTables& args) {
+  const int64_t count = args.lookups.indices.count;
+  return std::max(count, args.largest_payload) > INT32_MAX || args.num_rows > UINT32_MAX;
 }
 
 // Padding gets the row behind the last, so that it ends up behind all others.
@@ -85,19 +91,31 @@ class Sorter {
   int bits_;
 };
 
-template <typename Row, typename Payload>
-int group(const GroupByRow& args, Groups* groups, cudaStream_t stream) {
-  const int64_t count = args.indices.count;
-  Sorter<Row, Payload> sorter(args.scratch, count, args.num_rows);
+// number(rows, payloads) starts what fills both in.
+template <typename Row, typename Payload, typename Number>
+int group(void* scratch, int64_t count, int64_t num_rows, Groups* groups, cudaStream_t stream,
+          const Number& number) {
+  Sorter<Row, Payload> sorter(scratch, count, num_rows);
   if (count > 0) {
-    number_lookups<<<grid_for(count, 1), kThreads, 0, stream>>>(
-        args.indices, args.num_rows, args.padding_idx, args.bags ? *args.bags : Segments{},
-        args.bags != nullptr, args.op, sorter.rows(), sorter.payloads());
-    if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
+    if (const int error = number(sorter.rows(), sorter.payloads()); error != cudaSuccess) {
+      return error;
+    }
     if (const cudaError_t error = sorter.sort(stream); error != cudaSuccess) return error;
   }
-  *groups = {sorter.rows(), sorter.payloads(), sizeof(Row) == 8, count, args.num_rows};
+  *groups = {sorter.rows(), sorter.payloads(), sizeof(Row) == 8, count, num_rows};
   return cudaSuccess;
+}
+
+template <typename Number>
+int group(bool wide, void* scratch, int64_t count, int64_t num_rows, Groups* groups,
+          cudaStream_t stream, const Number& number) {
+  return wide ? group<uint64_t, int64_t>(scratch, count, num_rows, groups, stream, number)
+              : group<uint32_t, int32_t>(scratch, count, num_rows, groups, stream, number);
+}
+
+size_t sort_bytes(bool wide, int64_t count, int64_t num_rows) {
+  return wide ? Sorter<uint64_t, int64_t>(nullptr, count, num_rows).bytes()
+              : Sorter<uint32_t, int32_t>(nullptr, count, num_rows).bytes();
 }
 
 // A thread for each lookup: how often its row occurs is the length of its run.
@@ -119,14 +137,31 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 size_t groups_bytes(const GroupByRow& args) {
-  const int64_t count = args.indices.count;
-  return needs_wide(args) ? Sorter<uint64_t, int64_t>(nullptr, count, args.num_rows).bytes()
-                          : Sorter<uint32_t, int32_t>(nullptr, count, args.num_rows).bytes();
+  return sort_bytes(needs_wide(args), args.indices.count, args.num_rows);
 }
 
 int launch_group_by_row(const GroupByRow& args, Groups* groups, Stream stream) {
-  return needs_wide(args) ? group<uint64_t, int64_t>(args, groups, stream)
-                          : group<uint32_t, int32_t>(args, groups, stream);
+  const int64_t count = args.indices.count;
+  return group(needs_wide(args), args.scratch, count, args.num_rows, groups, stream,
+               [&](auto* rows, auto* payloads) -> int {
+                 number_lookups<<<grid_for(count, 1), kThreads, 0, stream>>>(
+                     args.indices, args.num_rows, args.padding_idx,
+                     args.bags ? *args.bags : Segments{}, args.bags != nullptr, args.op, rows,
+                     payloads);
+                 return cudaGetLastError();
+               });
+}
+
+size_t groups_bytes(const GroupTables& args) {
+  return sort_bytes(needs_wide(args), args.lookups.indices.count, args.num_rows);
+}
+
+int launch_group_tables(const GroupTables& args, Groups* groups, Stream stream) {
+  const bool wide = needs_wide(args);
+  return group(wide, args.scratch, args.lookups.indices.count, args.num_rows, groups, stream,
+               [&](auto* rows, auto* payloads) {
+                 return launch_number_tables(args, rows, payloads, wide, stream);
+               });
 }
 
 int launch_frequency_weights(const FrequencyWeights& args, Stream stream) {

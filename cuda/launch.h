@@ -29,6 +29,9 @@ enum class Op : int8_t {
   EmbeddingBagSparseBackward,
   EmbeddingBagPerSampleWeightsBackward,
   EmbeddingUpdate,
+  EmbeddingBagTablesBackward,
+  EmbeddingBagTablesPerSampleWeightsBackward,
+  EmbeddingBagTablesUpdate,
 };
 
 // ---- embedding

@@ -11,6 +11,8 @@ void register_embedding_bag(torch::Library& m);
 void register_embedding_bag_backward(torch::Library& m);
 void register_renorm(torch::Library& m);
 void register_tables(torch::Library& m);
+void register_tables_backward(torch::Library& m);
+void register_tables_update(torch::Library& m);
 void register_update(torch::Library& m);
 
 inline void register_ops(torch::Library& m) {
@@ -19,6 +21,8 @@ inline void register_ops(torch::Library& m) {
   register_embedding_bag_backward(m);
   register_renorm(m);
   register_tables(m);
+  register_tables_backward(m);
+  register_tables_update(m);
   register_update(m);
 }
 

@@ -1,27 +1,208 @@
-// embedding_bag_tables has no CUDA kernels yet, and says so.
+#include <cuda/tables.h>
 
 #include <cuda/ops.h>
+#include <ops/views.h>
 
-#include <c10/util/Exception.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
 
 namespace myemb::cuda {
 namespace {
 
-void refuse(const c10::OperatorHandle& op, torch::jit::Stack* /*stack*/) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      false, op.schema().name(),
-      " is not implemented on CUDA yet: call embedding_bag for each feature, or move the tensors to "
-      "the CPU");
+// The output of a call, of which each feature has some columns.
+class TableOutput {
+ public:
+  TableOutput(const DeviceCall& call, const TableLayout& layout, const CudaTableBags& bags,
+              const at::TensorOptions& options)
+      : call_(call),
+        num_bags_(bags.num_bags()),
+        columns_(layout.columns.expect_int()),
+        // Where columns are copied from elsewhere, no kernel writes all of it.
+        out_(is_of_one_type(layout) ? call.output({num_bags_, columns_}, options)
+                                    : at::empty({num_bags_, columns_}, options)) {}
+
+  // Where the rows of a group's features go, and how far they are apart. Those of another dtype
+  // than the output's are rounded to their own first, as if they were outputs that are joined.
+  std::vector<void*> rows(const TableLayout& layout, const FeatureGroups::Features& features) {
+    std::vector<void*> rows;
+    for (const int64_t f : features.numbers) {
+      const int64_t column = layout.features[f].column.expect_int();
+      if (is_converted(*features.table)) {
+        const at::Tensor part = call_.output({num_bags_, features.rows.dim},
+                                             out_.options().dtype(features.table->type));
+        converted_.push_back({column, part});
+        rows.push_back(part.mutable_data_ptr());
+      } else {
+        rows.push_back(static_cast<char*>(out_.mutable_data_ptr()) + column * out_.element_size());
+      }
+    }
+    return rows;
+  }
+
+  int64_t stride(const FeatureGroups::Features& features) const {
+    return is_converted(*features.table) ? features.rows.dim : columns_;
+  }
+
+  at::Tensor finish() {
+    for (const auto& [column, part] : converted_) {
+      out_.narrow(1, column, part.size(1)).copy_(part);
+    }
+    return out_;
+  }
+
+ private:
+  struct Converted {
+    int64_t column;
+    at::Tensor part;
+  };
+
+  static bool is_of_one_type(const TableLayout& layout) {
+    return std::all_of(layout.features.begin(), layout.features.end(), [&](const auto& feature) {
+      return layout.table_of(feature).type == layout.type;
+    });
+  }
+
+  bool is_converted(const BatchTable& table) const { return table.type != out_.scalar_type(); }
+
+  const DeviceCall& call_;
+  const int64_t num_bags_;
+  const int64_t columns_;
+  const at::Tensor out_;
+  std::vector<Converted> converted_;
+};
+
+std::vector<int64_t*> position_rows(const TableLayout& layout, const std::vector<int64_t>& features,
+                                    const at::Tensor& positions) {
+  std::vector<int64_t*> rows;
+  if (!positions.defined()) return rows;
+  for (const int64_t f : features) {
+    rows.push_back(positions.mutable_data_ptr<int64_t>() +
+                   layout.features[f].positions_column.expect_int());
+  }
+  return rows;
+}
+
+at::Tensor look_up(const DeviceCall& call, at::TensorList weights, const TableLookups& lookups,
+                   const TableLayout& layout, const CudaTableBags& bags,
+                   const at::Tensor& positions) {
+  TableOutput output(call, layout, bags, lookups.indices.options().dtype(layout.type));
+  const FeatureGroups groups(call, weights, layout);
+  for (const FeatureGroups::Features& features : groups.groups) {
+    const auto& [data, dtype, count, dim, row_stride, column_stride] = features.rows;
+    const FeatureGroup group = features.group(bags);
+    if (dim == 0) {
+      call.check(launch_feature_check(bags.lookups, features.tables, call.stream()));
+      continue;
+    }
+    const std::vector<void*> out = output.rows(layout, features);
+    const bool is_max = features.table->mode == BagMode::Max;
+    const size_t bytes = is_max ? max_partials_bytes(bags.num_lookups(), dim, dtype)
+                                : sum_partials_bytes(bags.num_lookups(), dim, dtype);
+    const at::Tensor partials = call.scratch(static_cast<int64_t>(bytes));
+    if (is_max) {
+      const auto first_positions = position_rows(layout, features.numbers, positions);
+      call.check(launch_feature_maxima({.group = group,
+                                        .out = out,
+                                        .out_stride = output.stride(features),
+                                        .positions = first_positions,
+                                        .positions_stride = layout.positions_columns.expect_int(),
+                                        .partials = partials.mutable_data_ptr()},
+                                       call.stream()));
+    } else {
+      call.check(launch_feature_sums({.group = group,
+                                      .average = features.table->mode == BagMode::Mean,
+                                      .out = out,
+                                      .out_stride = output.stride(features),
+                                      .partials = partials.mutable_data_ptr()},
+                                     call.stream()));
+    }
+  }
+  return output.finish();
+}
+
+at::Tensor tables(at::TensorList weights, const at::Tensor& indices, const at::Tensor& offsets,
+                  at::OptionalIntArrayRef feature_tables, at::OptionalIntArrayRef modes,
+                  const OptionalTensor& per_sample_weights, at::OptionalSymIntArrayRef padding_idx,
+                  at::IntArrayRef sparse_tables) {
+  const TableLayout layout(weights, {feature_tables, modes, padding_idx});
+  const TableLookups lookups{indices, offsets, per_sample_weights};
+  check_tables(weights, lookups, layout);
+  check_sparse_tables(sparse_tables, layout);
+  const DeviceCall call(indices, "embedding_bag_tables");
+  const CudaTableBags bags(call, lookups, layout);
+  return look_up(call, weights, lookups, layout, bags, at::Tensor());
+}
+
+std::tuple<at::Tensor, at::Tensor> tables_max(at::TensorList weights, const at::Tensor& indices,
+                                              const at::Tensor& offsets,
+                                              at::OptionalIntArrayRef feature_tables,
+                                              at::OptionalIntArrayRef modes,
+                                              const OptionalTensor& per_sample_weights,
+                                              at::OptionalSymIntArrayRef padding_idx) {
+  const TableLayout layout(weights, {feature_tables, modes, padding_idx});
+  const TableLookups lookups{indices, offsets, per_sample_weights};
+  check_tables(weights, lookups, layout);
+  const DeviceCall call(indices, "embedding_bag_tables_max");
+  const CudaTableBags bags(call, lookups, layout);
+  const at::Tensor positions = call.output({bags.num_bags(), layout.positions_columns.expect_int()},
+                                           indices.options().dtype(at::kLong));
+  const at::Tensor out = look_up(call, weights, lookups, layout, bags, positions);
+  return {out, positions};
 }
 
 }  // namespace
 
-void register_tables(torch::Library& m) {
-  for (const char* const name :
-       {"embedding_bag_tables", "embedding_bag_tables_max", "embedding_bag_tables_backward",
-        "embedding_bag_tables_per_sample_weights_backward", "embedding_bag_tables_update_"}) {
-    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse>());
+CudaTableBags::CudaTableBags(const DeviceCall& call, const TableLookups& arguments,
+                             const TableLayout& layout)
+    : indices_(kernel_indices(arguments.indices)),
+      offsets_(contiguous_as(at::kLong, arguments.offsets)) {
+  if (arguments.per_sample_weights) {
+    weights_ = contiguous_as(accumulator_type(layout.type), *arguments.per_sample_weights);
   }
+  lookups = {indices_of(indices_), offsets_.const_data_ptr<int64_t>(),
+             arguments.num_bags(layout).expect_int(),
+             weights_.defined() ? weights_.const_data_ptr() : nullptr};
+  call.check(launch_offsets_check({.offsets = lookups.offsets,
+                                   .batches = 1,
+                                   .count = offsets_.numel(),
+                                   .num_lookups = num_lookups(),
+                                   .include_last_offset = true},
+                                  call.stream()));
+}
+
+FeatureGroups::FeatureGroups(const DeviceCall& call, at::TensorList weights,
+                             const TableLayout& layout) {
+  for (size_t f = 0; f < layout.features.size(); ++f) {
+    const BatchTable& table = layout.table_of(layout.features[f]);
+    const Rows rows = myemb::rows_of(weights[layout.features[f].table]);
+    auto found = std::find_if(groups.begin(), groups.end(), [&](const Features& group) {
+      return group.rows.dtype == rows.dtype && group.rows.dim == rows.dim &&
+             group.rows.column_stride == rows.column_stride && group.table->mode == table.mode;
+    });
+    if (found == groups.end()) {
+      groups.push_back({&table, rows, {}, {}});
+      found = groups.end() - 1;
+    }
+    const bool is_empty = rows.count == 0 && rows.dim > 0;
+    found->numbers.push_back(static_cast<int64_t>(f));
+    found->tables.push_back({static_cast<int64_t>(f), rows.count, table.padding_idx.expect_int(),
+                             is_empty ? readable_row(call, rows) : rows.data,
+                             is_empty ? 0 : rows.row_stride});
+  }
+}
+
+const void* FeatureGroups::readable_row(const DeviceCall& call, const Rows& rows) {
+  const int64_t bytes = ((rows.dim - 1) * rows.column_stride + 1) * size_of(rows.dtype);
+  at::Tensor row = call.scratch(bytes);
+  call.check(launch_zero(row.mutable_data_ptr(), bytes, call.stream()));
+  readable_.push_back(row);
+  return row.const_data_ptr();
+}
+
+void register_tables(torch::Library& m) {
+  m.impl("embedding_bag_tables", &tables);
+  m.impl("embedding_bag_tables_max", &tables_max);
 }
 
 }  // namespace myemb::cuda

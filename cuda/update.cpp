@@ -1,5 +1,6 @@
 #include <cuda/backward_bags.h>
 #include <cuda/ops.h>
+#include <cuda/update.h>
 #include <ops/update.h>
 #include <policies/optimizers.h>
 
@@ -7,23 +8,6 @@ namespace myemb::cuda {
 namespace {
 
 constexpr auto kOp = "embedding_update_";
-
-TableState table_state(const ContiguousUpdate& tables, const UpdateOptions& options) {
-  TableState table{
-      .weight = tables.weight.mutable_data_ptr(),
-      .dtype = dtype_of(tables.weight),
-      .num_rows = tables.weight.size(0),
-      .dim = tables.weight.size(1),
-      .row_state = nullptr,
-      .states = {},
-      .low_halves = nullptr,
-  };
-  auto state = tables.state.begin();
-  if (options.rule == UpdateRule::RowWiseAdagrad) table.row_state = (state++)->mutable_data_ptr();
-  for (int s = 0; s < count_states(options); ++s) table.states[s] = (state++)->mutable_data_ptr();
-  if (options.rounding == Rounding::Split) table.low_halves = state->mutable_data_ptr<int16_t>();
-  return table;
-}
 
 void update_rows(const DeviceCall& call, RowsUpdate update) {
   const at::Tensor partials = partials_of(call, update.sum);
@@ -85,6 +69,23 @@ void update_cuda(const TableUpdate& update) {
 }
 
 }  // namespace
+
+TableState table_state(const ContiguousUpdate& tables, const UpdateOptions& options) {
+  TableState table{
+      .weight = tables.weight.mutable_data_ptr(),
+      .dtype = dtype_of(tables.weight),
+      .num_rows = tables.weight.size(0),
+      .dim = tables.weight.size(1),
+      .row_state = nullptr,
+      .states = {},
+      .low_halves = nullptr,
+  };
+  auto state = tables.state.begin();
+  if (options.rule == UpdateRule::RowWiseAdagrad) table.row_state = (state++)->mutable_data_ptr();
+  for (int s = 0; s < count_states(options); ++s) table.states[s] = (state++)->mutable_data_ptr();
+  if (options.rounding == Rounding::Split) table.low_halves = state->mutable_data_ptr<int16_t>();
+  return table;
+}
 
 void register_update(torch::Library& m) {
   m.impl("embedding_update_", &embedding_update_kernel<update_cuda>);

@@ -4,6 +4,7 @@
 #include <policies/optimizers.h>
 #include <cuda/kernels/lanes.cuh>
 #include <cuda/kernels/sum.cuh>
+#include <cuda/kernels/table_state.cuh>
 #include <cuda/kernels/update_width.cuh>
 #include <cuda/kernels/weights.cuh>
 
@@ -28,6 +29,12 @@ class EveryRow {
   int64_t count_;
 };
 
+// Whether all runs of a source are of one lookup.
+template <typename Source>
+inline constexpr bool kOneLookup = false;
+template <typename A>
+inline constexpr bool kOneLookup<EveryRow<A>> = true;
+
 // The columns of a row that a thread works on at once: kSteps accesses, kLanes columns apart. One
 // behind the end reads the first column, and counts for nothing.
 template <int N>
@@ -48,7 +55,8 @@ template <typename T, int N, typename Source, typename Reader>
 __device__ __forceinline__ void add_run(const Source& runs, const Segment& run, const Reader& rows,
                                         const Columns<N>& columns,
                                         RunningSum<T, N> (&sums)[Columns<N>::kSteps]) {
-  constexpr int kSteps = Columns<N>::kSteps, kRows = sizeof(T) * N < kAccessBytes ? 4 : 2;
+  constexpr int kSteps = Columns<N>::kSteps;
+  constexpr int kRows = kOneLookup<Source> ? 1 : Reader::kBytes < kAccessBytes ? 4 : 2;
 #pragma unroll 1
   for (int64_t i = run.begin; any_in_warp(i < run.end); i += kRows) {
     Batch<T, N, 1> batches[kRows][kSteps];
@@ -86,16 +94,15 @@ __device__ __forceinline__ void add_run(const Source& runs, const Segment& run, 
 
 // The sum of the squares of a row's gradient, in the lanes of the numbers contract. The first
 // thread of a group gets it.
-template <typename T, int N, typename Source, typename Reader>
-__device__ __forceinline__ Accumulator<T> square_of_run(const ThreadGroup& group,
-                                                        const Source& runs, const Segment& run,
-                                                        const Reader& rows,
-                                                        const SumOutput<T>& output,
-                                                        const Weights<T>& weights,
-                                                        const Gradient<Accumulator<T>>& gradient) {
+template <typename T, int N, typename Source, typename Reader, typename Table>
+__device__ __forceinline__ Accumulator<T> square_of_run(
+    const ThreadGroup& group, const Source& runs, const Segment& run, const Reader& rows,
+    const SumOutput<T>& output, const Table& table, const Weights<T>& weights,
+    const Gradient<Accumulator<T>>& gradient) {
   using A = Accumulator<T>;
   constexpr int kSteps = Columns<N>::kSteps;
-  const bool is_long = run.length() > kChunk;  // is summed up already, and read in vain
+  // Is summed up already, and read in vain.
+  const bool is_long = !kOneLookup<Source> && run.length() > kChunk;
   const Segment added{run.out_row, run.begin, is_long ? run.begin + 1 : run.end};
   A lanes[N] = {};
 #pragma unroll 1
@@ -115,7 +122,8 @@ __device__ __forceinline__ Accumulator<T> square_of_run(const ThreadGroup& group
       }
       A values[N] = {};
       if (gradient.weight_decay != 0) {
-        weights.widen(weights.template read<N>(run.out_row, columns.at(s)), values);
+        weights.template widen<N>(
+            table, weights.template read<N>(table, run.out_row, columns.at(s)), values);
       }
 #pragma unroll
       for (int n = 0; n < N; ++n) {
@@ -131,12 +139,12 @@ __device__ __forceinline__ Accumulator<T> square_of_run(const ThreadGroup& group
 // Takes the mean squares of the rows' gradients into the row-wise states. The gradients are summed
 // up here and once more when the rule is applied: with them kept in between there would be as many
 // rows of accumulators as lookups.
-template <typename T, int N, typename Source, typename Reader>
+template <typename T, int N, typename Source, typename Reader, typename Table>
 __global__ void __launch_bounds__(kThreads, 2)  // of rows in flight, 128 bytes a thread
     add_mean_squares(const LaneShape shape, const Source runs, const Reader rows,
-                     const SumOutput<T> output, const Weights<T> weights,
+                     const SumOutput<T> output, const Table table, const Weights<T> weights,
                      const Gradient<Accumulator<T>> gradient,
-                     const RowWiseAdagrad<Accumulator<T>> rule, Accumulator<T>* states) {
+                     const RowWiseAdagrad<Accumulator<T>> rule) {
   using A = Accumulator<T>;
   __shared__ int64_t held[kThreads];
   const ThreadGroup group(shape.group_size), warp(kWarp);
@@ -148,9 +156,9 @@ __global__ void __launch_bounds__(kThreads, 2)  // of rows in flight, 128 bytes 
   for (int begin = 0; begin < count; begin += shape.groups) {
     const int at = begin + group.in_warp();
     const Segment run = runs.run_from(firsts[min(at, count - 1)]);
-    const A square = square_of_run<T, N>(group, runs, run, rows, output, weights, gradient);
+    const A square = square_of_run<T, N>(group, runs, run, rows, output, table, weights, gradient);
     if (at < count && group.lane() == 0) {
-      A& state = states[run.out_row];
+      A& state = *table.row_state(run.out_row);
       state = rule.updated_row(state, square / static_cast<A>(output.dim));
     }
     __syncwarp();
@@ -158,15 +166,15 @@ __global__ void __launch_bounds__(kThreads, 2)  // of rows in flight, 128 bytes 
 }
 
 // What a row-wise rule does before the kernels of all rules.
-template <typename T, int N, typename Source, typename Reader, typename Rule>
-int launch_mean_squares(const TableState& table, const UpdateOptions& options, const Source& runs,
+template <typename T, int N, typename Table, typename Source, typename Reader, typename Rule>
+int launch_mean_squares(const Table& table, const UpdateOptions& options, const Source& runs,
                         int64_t count, const Reader& rows, const SumOutput<T>& sums,
                         const Rule& rule, Stream stream) {
   using A = Accumulator<T>;
-  const LaneShape shape = lane_shape<N>(table.dim, count);
-  add_mean_squares<T, N, Source, Reader><<<grid_for_lookups(count, shape), kThreads, 0, stream>>>(
-      shape, runs, rows, sums, Weights<T>(table, options), Gradient<A>(options), rule,
-      static_cast<A*>(table.row_state));
+  const LaneShape shape = lane_shape<N>(sums.dim, count);
+  add_mean_squares<T, N, Source, Reader, Table>
+      <<<grid_for_lookups(count, shape), kThreads, 0, stream>>>(
+          shape, runs, rows, sums, table, Weights<T>(options), Gradient<A>(options), rule);
   return cudaGetLastError();
 }
 
@@ -176,7 +184,7 @@ int update_row_states(const DenseUpdate& args, const Rule& rule, Stream stream) 
   const EveryRow<Accumulator<T>> runs(table.num_rows);
   const auto sums = sum_output<T>(nullptr, nullptr, 0, table.dim, false);
   return visit_update_width<T>(table, args.grad, [&]<int N>() {
-    return launch_mean_squares<T, N>(table, args.options, runs, table.num_rows,
+    return launch_mean_squares<T, N>(OneTable<T>(table), args.options, runs, table.num_rows,
                                      reader_of<T, N>(args.grad), sums, rule, stream);
   });
 }
@@ -188,14 +196,30 @@ int update_row_states(const RowsUpdate& args, const Rule& rule, Stream stream) {
   const Runs<Accumulator<T>> runs(args.sum);
   const auto sums = sum_output<T>(nullptr, args.sum.partials, count, table.dim, args.sum.average);
   return visit_update_reader<T>(table, args.sum, [&]<int N>(const auto& rows) {
-    return launch_mean_squares<T, N>(table, args.options, runs, count, rows, sums, rule, stream);
+    return launch_mean_squares<T, N>(OneTable<T>(table), args.options, runs, count, rows, sums,
+                                     rule, stream);
+  });
+}
+
+template <typename T, typename Rule>
+int update_row_states(const TablesRowsUpdate& args, const Rule& rule, Stream stream) {
+  const GradientSum& sum = args.sum.sum;
+  const int64_t count = sum.groups.count;
+  const auto sums = sum_output<T>(nullptr, sum.partials, count, sum.rows.dim, sum.average);
+  return for_each_launch(args.sum, [&](auto grouped, size_t first) {
+    const auto tables = args.tables.subspan(first, grouped.size());
+    const TableRuns<Accumulator<T>> runs(sum, grouped);
+    return visit_update_reader<T>(args.sum, tables, [&]<int N>(const auto& rows) {
+      return launch_mean_squares<T, N>(ManyTables<T>(tables), args.options, runs, count, rows, sums,
+                                       rule, stream);
+    });
   });
 }
 
 // Calls f.operator()<T>(rule), after the states of rows are up to date.
 template <typename Args, typename F>
-int visit_rule_of(const Args& args, Stream stream, const F& f) {
-  return visit(args.table.dtype, [&]<typename T>(T) {
+int visit_rule_of(const Args& args, Dtype dtype, Stream stream, const F& f) {
+  return visit(dtype, [&]<typename T>(T) {
     return visit_rule<Accumulator<T>>(args.options, [&]<typename Rule>(const Rule& rule) -> int {
       if constexpr (Rule::kRowWise) {
         const int error = update_row_states<T>(args, rule, stream);
@@ -210,9 +234,10 @@ int visit_rule_of(const Args& args, Stream stream, const F& f) {
 
 int launch_dense_update(const DenseUpdate& args, Stream stream) {
   if (args.table.num_rows == 0 || args.table.dim == 0) return cudaSuccess;
-  return visit_rule_of(args, stream, [&]<typename T, typename Rule>(const Rule& rule) {
-    return RuleKernels<T, Rule>::update_all(args, rule, stream);
-  });
+  return visit_rule_of(args, args.table.dtype, stream,
+                       [&]<typename T, typename Rule>(const Rule& rule) {
+                         return RuleKernels<T, Rule>::update_all(args, rule, stream);
+                       });
 }
 
 int launch_rows_update(const RowsUpdate& args, Stream stream) {
@@ -220,9 +245,20 @@ int launch_rows_update(const RowsUpdate& args, Stream stream) {
   if (const int error = launch_gradient_chunks(args.sum, stream); error != cudaSuccess) {
     return error;
   }
-  return visit_rule_of(args, stream, [&]<typename T, typename Rule>(const Rule& rule) {
-    return RuleKernels<T, Rule>::update_runs(args, rule, stream);
-  });
+  return visit_rule_of(args, args.table.dtype, stream,
+                       [&]<typename T, typename Rule>(const Rule& rule) {
+                         return RuleKernels<T, Rule>::update_runs(args, rule, stream);
+                       });
+}
+
+int launch_tables_update(const TablesRowsUpdate& args, Stream stream) {
+  const GradientSum& sum = args.sum.sum;
+  if (sum.groups.count == 0 || sum.rows.dim == 0) return cudaSuccess;
+  if (const int error = launch_tables_chunks(args.sum, stream); error != cudaSuccess) return error;
+  return visit_rule_of(args, sum.rows.dtype, stream,
+                       [&]<typename T, typename Rule>(const Rule& rule) {
+                         return RuleKernels<T, Rule>::update_tables(args, rule, stream);
+                       });
 }
 
 }  // namespace myemb::cuda

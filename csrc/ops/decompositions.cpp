@@ -130,13 +130,14 @@ bool is_asked_for() {
 
 }  // namespace
 
-bool is_transformed() {
+// This and the next are exported for tests/cudasim, which compiles callers of theirs a second time.
+MYEMB_API bool is_transformed() {
   using c10::DispatchKey;
   return c10::impl::tls_is_dispatch_key_included(DispatchKey::FuncTorchDynamicLayerBackMode) ||
          c10::impl::tls_is_dispatch_key_included(DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
-bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors) {
+MYEMB_API bool needs_decomposition(std::initializer_list<const at::Tensor*> tensors) {
   return is_asked_for() ||
          std::any_of(tensors.begin(), tensors.end(),
                      [](const at::Tensor* tensor) { return tensor && has_tangent(*tensor); });

@@ -204,6 +204,10 @@ std::vector<TableUpdate> TablesUpdate::of_tables() const {
   std::vector<TableUpdate> updates;
   updates.reserve(count);
   for (size_t i = 0; i < count; ++i) {
+    const auto before = updated_tables.slice(0, i);
+    TORCH_CHECK_VALUE(std::find(before.begin(), before.end(), updated_tables[i]) == before.end(),
+                      "embedding_bag_tables_update_: updated_tables[", i, "] is ",
+                      updated_tables[i], ", as one before it");
     updates.push_back(
         {weights[updated_tables[i]], state.slice(i * states, states), grad_output, {}, options});
   }

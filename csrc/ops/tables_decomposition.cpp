@@ -178,7 +178,8 @@ at::Tensor decompose_tables(at::TensorList weights, const TableLookups& lookups,
   return at::cat(outputs, 1);
 }
 
-std::vector<at::Tensor> decompose_tables_backward(
+// Exported for tests/cudasim, which compiles its caller on CUDA a second time.
+MYEMB_API std::vector<at::Tensor> decompose_tables_backward(
     const at::Tensor& grad_output, const OptionalTensor& positions, const TableLookups& lookups,
     const TableLayout& layout, at::IntArrayRef sparse_tables, at::IntArrayRef wanted_tables) {
   const FeatureCalls calls(lookups, layout, /*must_cut=*/!sparse_tables.empty());

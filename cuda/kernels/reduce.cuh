@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
   const int counted =
       combine_lookups<T, N>(group, source, segment, rows, in_row ? column : 0, combiner, faults);
   source.refuse(faults);
-  if (in_row && bag < shape.items && !is_long) combiner.write(bag, counted);
+  if (in_row && bag < shape.items && !is_long) combiner.write(source.out_row(bag), counted);
 }
 
 // The segment of each item of a block: one thread finds it for all tiles.
@@ -232,13 +232,15 @@ int launch_chunks(const Source& source, int64_t num_lookups, int64_t dim, const 
   });
 }
 
-// Bags that are not long.
+// Bags that are not long, num_bags of each of `features`.
 template <typename T, int N, typename Combiner, typename Source, typename Reader>
 int launch_segments(const Source& source, int64_t num_bags, int64_t dim, const Reader& rows,
-                    const typename Combiner::Output& output, cudaStream_t stream) {
+                    const typename Combiner::Output& output, cudaStream_t stream,
+                    unsigned features = 1) {
   const int size = group_size_for<T, N>(dim);
   return launch_shapes(size, num_bags, dim, N,
                        [&](dim3 grid, unsigned threads, const Shape& shape) {
+                         grid.z = features;
                          reduce_segments<T, N, Source, Reader, Combiner>
                              <<<grid, threads, 0, stream>>>(shape, source, rows, output);
                        });

@@ -29,6 +29,16 @@ __device__ __forceinline__ void refuse_index(Op op) {
     case Op::EmbeddingUpdate:
       assert(false && "myemb::embedding_update_: index out of range");
       break;
+    case Op::EmbeddingBagTablesBackward:
+      assert(false && "myemb::embedding_bag_tables_backward: index out of range");
+      break;
+    case Op::EmbeddingBagTablesPerSampleWeightsBackward:
+      assert(false &&
+             "myemb::embedding_bag_tables_per_sample_weights_backward: index out of range");
+      break;
+    case Op::EmbeddingBagTablesUpdate:
+      assert(false && "myemb::embedding_bag_tables_update_: index out of range");
+      break;
     default:
       assert(false && "myemb: index out of range");
   }

@@ -2,7 +2,7 @@
 
 // What update.cu calls and update_*.cu define.
 
-#include <cuda/launch.h>
+#include <cuda/launch_tables.h>
 
 namespace myemb::cuda {
 
@@ -13,6 +13,7 @@ struct RuleKernels {
 
   // The chunks of long runs are summed up already, and row-wise states are up to date.
   static int update_runs(const RowsUpdate& args, const Rule& rule, Stream stream);
+  static int update_tables(const TablesRowsUpdate& args, const Rule& rule, Stream stream);
 };
 
 }  // namespace myemb::cuda

@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, kRunBlocks<Reader, Sink>)
     if (!mine) lookup.row = max(some_row, int64_t{0});
     __syncwarp();  // the lookups before these have been read
     held.places[threadIdx.x] = rows.place(lookup);
-    held.rows[threadIdx.x] = mine ? step.row : -1;
+    held.rows[threadIdx.x] = mine ? runs.out_row(step.row) : -1;
     if (runs.weighted()) held.weights[threadIdx.x] = lookup.weight;
     __syncwarp();
 #pragma unroll 1

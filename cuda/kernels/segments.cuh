@@ -5,6 +5,7 @@
 //
 // Both have
 //   total()              the number of lookups
+//   out_row(i)           where the sum of bag or table row i goes, for the sink
 //   weighted()           whether lookups have weights other than 1
 //   containing(i)        the segment that lookup i is in
 //   is_in_long(i)        false only if no segment of more than kChunk has both lookups i - 1 and i
@@ -87,6 +88,8 @@ class Bags {
     if (bag + 1 == count() && segment.end != total()) faults |= kLastOffset;
     return faults ? none : segment;
   }
+
+  __device__ int64_t out_row(int64_t bag) const { return bag; }
 
   __device__ bool is_in_long(int64_t /*i*/) const { return true; }
 
@@ -180,6 +183,7 @@ class Runs {
 
   __device__ int64_t total() const { return sorted_.count(); }
   __device__ bool weighted() const { return weights_ != nullptr; }
+  __device__ int64_t out_row(int64_t row) const { return row; }
 
   // i: from 0 on. The last run ends with a start, too: that of padding.
   __device__ bool starts_run(int64_t i) const {
@@ -227,13 +231,15 @@ class Runs {
 
   __device__ void refuse(Faults /*faults*/) const {}  // all was checked before it was sorted
 
- private:
+ protected:
   // Behind the last lookup all is padding.
   __device__ int64_t row_or_padding(int64_t i) const {
     return i < total() ? sorted_.row(i) : sorted_.num_rows();
   }
 
   SortedLookups sorted_;
+
+ private:
   const int64_t* bag_of_;
   const A* weights_;
   bool weights_by_row_;

@@ -15,6 +15,17 @@
 
 namespace myemb::cuda {
 
+// Of a sink whose stores are on their way at once.
+template <typename Sink, int N>
+struct NoWaiting {
+  __device__ explicit NoWaiting(const ThreadGroup& /*group*/) {}
+  __device__ void add(const Sink& sink, int64_t out_row, int64_t column,
+                      const typename Sink::A (&sum)[N]) {
+    sink.write(out_row, column, sum);
+  }
+  __device__ void write_all(const Sink& /*sink*/, int64_t /*column*/) {}
+};
+
 // The sink that rounds a sum and stores it.
 template <typename T>
 struct StoreRows {
@@ -29,16 +40,8 @@ struct StoreRows {
     store_narrowed<T>(out + out_row * dim + column, sum);
   }
 
-  // Nothing waits: a store is on its way at once.
   template <int N, int kRows>
-  class Waiting {
-   public:
-    __device__ explicit Waiting(const ThreadGroup& /*group*/) {}
-    __device__ void add(const StoreRows& sink, int64_t out_row, int64_t column, const A (&sum)[N]) {
-      sink.write(out_row, column, sum);
-    }
-    __device__ void write_all(const StoreRows& /*sink*/, int64_t /*column*/) {}
-  };
+  using Waiting = NoWaiting<StoreRows, N>;
 };
 
 template <typename T, typename Sink = StoreRows<T>>
@@ -89,11 +92,11 @@ class RunningSum {
   A sum_[N] = {};
 };
 
-template <typename T, int N>
+template <typename T, int N, typename Sink = StoreRows<T>>
 class Sum : public RunningSum<T, N> {
  public:
   using A = Accumulator<T>;
-  using Output = SumOutput<T>;
+  using Output = SumOutput<T, Sink>;
   static constexpr int kBlocksPerSm = 4;
 
   __device__ Sum(const Output& output, int64_t column, const Segment& /*segment*/, bool /*whole*/)
@@ -196,11 +199,11 @@ int launch_joins(const Source& source, int64_t num_lookups, const SumOutput<T, S
 }
 
 // The chunks of long segments, and what they add up to.
-template <typename T, int N, typename Source, typename Reader>
+template <typename T, int N, typename Source, typename Reader, typename Sink>
 int launch_long_sums(const Source& source, int64_t num_lookups, const Reader& rows,
-                     const SumOutput<T>& output, cudaStream_t stream) {
+                     const SumOutput<T, Sink>& output, cudaStream_t stream) {
   const int error =
-      launch_chunks<T, N, Sum<T, N>>(source, num_lookups, output.dim, rows, output, stream);
+      launch_chunks<T, N, Sum<T, N, Sink>>(source, num_lookups, output.dim, rows, output, stream);
   if (error != cudaSuccess) return error;
   return launch_joins(source, num_lookups, output, stream);
 }

@@ -6,6 +6,7 @@
 #include <cuda/kernels/rule_kernels.h>
 #include <policies/optimizers.h>
 #include <cuda/kernels/runs.cuh>
+#include <cuda/kernels/table_state.cuh>
 #include <cuda/kernels/update_width.cuh>
 #include <cuda/kernels/weights.cuh>
 
@@ -21,7 +22,7 @@ struct SquareRoot {
 
 // The sink (sum.cuh) that applies a rule to the row. A row-wise rule finds its states as
 // add_mean_squares (update.cu) has left them.
-template <typename T, typename Rule>
+template <typename T, typename Rule, typename Table>
 class ApplyRule {
  public:
   using A = Accumulator<T>;
@@ -35,24 +36,18 @@ class ApplyRule {
     A row_state;
   };
 
-  ApplyRule(const TableState& table, const UpdateOptions& options, const Rule& rule)
-      : weights_(table, options),
-        row_state_(static_cast<const A*>(table.row_state)),
-        rule_(rule),
-        gradient_(options),
-        dim_(table.dim) {
-    for (int s = 0; s < Rule::kStates; ++s) states_[s] = static_cast<A*>(table.states[s]);
-  }
+  ApplyRule(const Table& table, const UpdateOptions& options, const Rule& rule)
+      : table_(table), weights_(options), rule_(rule), gradient_(options) {}
 
   template <int N>
   __device__ Loaded<N> read(int64_t row, int64_t column) const {
     Loaded<N> loaded;
-    loaded.weights = weights_.template read<N>(row, column);
+    loaded.weights = weights_.template read<N>(table_, row, column);
 #pragma unroll
     for (int s = 0; s < Rule::kStates; ++s) {
-      loaded.states[s] = load_in_place<N>(states_[s] + row * dim_ + column);
+      loaded.states[s] = load_in_place<N>(table_.states(s, row) + table_.begin(row) + column);
     }
-    if constexpr (Rule::kRowWise) loaded.row_state = row_state_[row];
+    if constexpr (Rule::kRowWise) loaded.row_state = *table_.row_state(row);
     return loaded;
   }
 
@@ -60,7 +55,7 @@ class ApplyRule {
   __device__ void update(int64_t row, int64_t column, const Loaded<N>& loaded,
                          const A (&gradient)[N]) const {
     A weights[N];
-    weights_.widen(loaded.weights, weights);
+    weights_.template widen<N>(table_, loaded.weights, weights);
     Pack<A, N> states[Rule::kStates + 1];
 #pragma unroll
     for (int s = 0; s < Rule::kStates; ++s) states[s] = unpack<A, N>(loaded.states[s]);
@@ -78,8 +73,10 @@ class ApplyRule {
       for (int s = 0; s < Rule::kStates; ++s) states[s].values[n] = mine[s];
     }
 #pragma unroll
-    for (int s = 0; s < Rule::kStates; ++s) store_pack(states_[s] + row * dim_ + column, states[s]);
-    weights_.write(row, column, weights);
+    for (int s = 0; s < Rule::kStates; ++s) {
+      store_pack(table_.states(s, row) + table_.begin(row) + column, states[s]);
+    }
+    weights_.write(table_, row, column, weights);
   }
 
   template <int N>
@@ -130,7 +127,9 @@ class ApplyRule {
     static constexpr int kRegisters =
         ((1 + Rule::kStates) * N + Rule::kRowWise) * static_cast<int>(sizeof(A) / sizeof(float)) +
         (sizeof(T) == 2 && N == 1);
-    static constexpr int kAtOnce = std::clamp((N == 1 ? 12 : 16) / kRegisters, 1, kRows);
+    static constexpr int kToSpare = N == 1 || (Rule::kRowWise && sizeof(T) == 2) ? 12 : 16;
+    static constexpr int kAtOnce =
+        std::clamp(std::min(kToSpare, Table::kRegistersToSpare) / kRegisters, 1, kRows);
     static constexpr int kSmallestGroup = 4;
 
     struct Held {
@@ -149,12 +148,10 @@ class ApplyRule {
   };
 
  private:
+  Table table_;
   Weights<T> weights_;
-  A* states_[Rule::kStates + 1];
-  const A* row_state_;
   Rule rule_;
   Gradient<A> gradient_;
-  int64_t dim_;
 };
 
 // A group for each row and tile of columns.
@@ -173,9 +170,9 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T, typename Rule>
 int RuleKernels<T, Rule>::update_all(const DenseUpdate& args, const Rule& rule, Stream stream) {
-  using Sink = ApplyRule<T, Rule>;
+  using Sink = ApplyRule<T, Rule, OneTable<T>>;
   const TableState& table = args.table;
-  const Sink sink(table, args.options, rule);
+  const Sink sink(OneTable<T>(table), args.options, rule);
   return visit_update_width<T>(table, args.grad, [&]<int N>() {
     const RowReader<T, N> grads = reader_of<T, N>(args.grad);
     return launch_shapes(group_size_for<T, N>(table.dim), table.num_rows, table.dim, N,
@@ -191,13 +188,31 @@ int RuleKernels<T, Rule>::update_runs(const RowsUpdate& args, const Rule& rule, 
   const GradientSum& sum = args.sum;
   const int64_t count = sum.groups.count;
   const Runs<Accumulator<T>> runs(sum);
-  const ApplyRule<T, Rule> sink(args.table, args.options, rule);
+  const ApplyRule<T, Rule, OneTable<T>> sink(OneTable<T>(args.table), args.options, rule);
   const auto output = sink_output<T>(sink, sum.partials, count, args.table.dim, sum.average);
   const int error = visit_update_reader<T>(args.table, sum, [&]<int N>(const auto& rows) {
     return launch_runs<T, N, true>(runs, count, rows, output, stream);
   });
   if (error != cudaSuccess) return error;
   return launch_joins(runs, count, output, stream);
+}
+
+template <typename T, typename Rule>
+int RuleKernels<T, Rule>::update_tables(const TablesRowsUpdate& args, const Rule& rule,
+                                        Stream stream) {
+  const GradientSum& sum = args.sum.sum;
+  const int64_t count = sum.groups.count;
+  return for_each_launch(args.sum, [&](auto grouped, size_t first) {
+    const auto tables = args.tables.subspan(first, grouped.size());
+    const TableRuns<Accumulator<T>> runs(sum, grouped);
+    const ApplyRule<T, Rule, ManyTables<T>> sink(ManyTables<T>(tables), args.options, rule);
+    const auto output = sink_output<T>(sink, sum.partials, count, sum.rows.dim, sum.average);
+    const int error = visit_update_reader<T>(args.sum, tables, [&]<int N>(const auto& rows) {
+      return launch_runs<T, N, true>(runs, count, rows, output, stream);
+    });
+    if (error != cudaSuccess) return error;
+    return launch_joins(runs, count, output, stream);
+  });
 }
 
 }  // namespace myemb::cuda

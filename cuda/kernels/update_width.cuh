@@ -3,7 +3,7 @@
 // How many columns of a row a thread updates at once.
 
 #include <cuda/kernels/width.h>
-#include <cuda/kernels/where_max.cuh>
+#include <cuda/kernels/table_runs.cuh>
 
 #include <iterator>
 
@@ -14,22 +14,33 @@ namespace myemb::cuda {
 template <typename T>
 inline constexpr int kUpdateColumns = sizeof(T) < sizeof(double) ? 4 : 1;
 
-// Calls f.operator()<N>().
+template <typename T>
+bool is_wide(const TableState& table) {
+  constexpr int N = kUpdateColumns<T>;
+  const auto is_wide = [](const void* states) { return is_aligned(states, kAccessBytes); };
+  return is_aligned(table.weight, N * sizeof(T)) &&
+         is_aligned(table.low_halves, N * sizeof(int16_t)) &&
+         std::all_of(std::begin(table.states), std::end(table.states), is_wide);
+}
+
+// Calls f.operator()<N>(). The tables are as wide as the gradient.
 template <typename T, typename F>
-int visit_update_width(const TableState& table, const Rows& grad, const F& f) {
+int visit_update_width(std::span<const TableState> tables, const Rows& grad, const F& f) {
   constexpr int N = kUpdateColumns<T>;
   if constexpr (N > 1) {
-    const auto is_wide = [](const void* states) { return is_aligned(states, kAccessBytes); };
     // Four threads for a row are the least: they should all have something to read.
-    if (grad.column_stride == 1 && table.dim >= 4 * N && table.dim % N == 0 &&
+    if (grad.column_stride == 1 && grad.dim >= 4 * N && grad.dim % N == 0 &&
         grad.row_stride % N == 0 && is_aligned(grad.data, N * sizeof(T)) &&
-        is_aligned(table.weight, N * sizeof(T)) &&
-        is_aligned(table.low_halves, N * sizeof(int16_t)) &&
-        std::all_of(std::begin(table.states), std::end(table.states), is_wide)) {
+        std::all_of(tables.begin(), tables.end(), is_wide<T>)) {
       return f.template operator()<N>();
     }
   }
   return f.template operator()<1>();
+}
+
+template <typename T, typename F>
+int visit_update_width(const TableState& table, const Rows& grad, const F& f) {
+  return visit_update_width<T>({&table, 1}, grad, f);
 }
 
 // One column of rows, in mode max or not.
@@ -38,33 +49,34 @@ struct AnyRow : WhereMax<T, 1> {
   template <int kRows>
   __device__ void read_batch(const typename WhereMax<T, 1>::Place* places, int64_t column,
                              Batch<T, 1, kRows>& batch) const {
-    if (this->positions) {
-      WhereMax<T, 1>::read_batch(places, column, batch);
-      return;
-    }
-#pragma unroll
-    for (int u = 0; u < kRows; ++u) {
-      batch.words[u] = this->read(places[u].row, column);
-      batch.columns[u] = 1;
-    }
+    read_any_batch(*this, places, column, batch);
   }
 };
 
-// Calls f.operator()<N>(reader) with the reader of what is summed up.
-template <typename T, typename F>
-int visit_update_reader(const TableState& table, const GradientSum& sum, const F& f) {
-  const auto one_column = [&] {
-    const AnyRow<T> rows{{reader_of<T, 1>(sum.rows), sum.positions, table.dim}};
-    return f.template operator()<1>(rows);
-  };
-  if (sum.positions) return one_column();
-  return visit_update_width<T>(table, sum.rows, [&]<int N>() {
+// Calls f.operator()<N>(reader) with the reader of what is summed up, `any` for one column.
+template <typename T, typename AnyReader, typename F>
+int visit_update_reader(std::span<const TableState> tables, const GradientSum& sum,
+                        const AnyReader& any, const F& f) {
+  if (sum.positions) return f.template operator()<1>(any);
+  return visit_update_width<T>(tables, sum.rows, [&]<int N>() {
     if constexpr (N > 1) {
       return f.template operator()<N>(reader_of<T, N>(sum.rows));
     } else {
-      return one_column();
+      return f.template operator()<1>(any);
     }
   });
+}
+
+template <typename T, typename F>
+int visit_update_reader(const TableState& table, const GradientSum& sum, const F& f) {
+  const AnyRow<T> any{{reader_of<T, 1>(sum.rows), sum.positions, table.dim}};
+  return visit_update_reader<T>({&table, 1}, sum, any, f);
+}
+
+template <typename T, typename F>
+int visit_update_reader(const TablesGradientSum& args, std::span<const TableState> tables,
+                        const F& f) {
+  return visit_update_reader<T>(tables, args.sum, any_table_row<T>(args), f);
 }
 
 }  // namespace myemb::cuda

@@ -1,6 +1,6 @@
 #pragma once
 
-// The weights of a table that a kernel changes in place, N of a row at a time.
+// The weights of a table (table_state.cuh) that a kernel changes in place, N of a row at a time.
 
 #include <cuda/launch.h>
 #include <policies/rounding.h>
@@ -21,27 +21,23 @@ class PlainWeights {
   template <int N>
   using Loaded = Word<T, N>;
 
-  PlainWeights(const TableState& table, const UpdateOptions& /*options*/)
-      : data_(static_cast<T*>(table.weight)), dim_(table.dim) {}
+  explicit PlainWeights(const UpdateOptions& /*options*/) {}
 
-  template <int N>
-  __device__ Loaded<N> read(int64_t row, int64_t column) const {
-    return load_in_place<N>(data_ + row * dim_ + column);
+  template <int N, typename Table>
+  __device__ Loaded<N> read(const Table& table, int64_t row, int64_t column) const {
+    return load_in_place<N>(table.weights(row) + table.begin(row) + column);
   }
 
-  template <int N>
-  __device__ void widen(const Loaded<N>& loaded, T (&values)[N]) const {
+  template <int N, typename Table>
+  __device__ void widen(const Table& /*table*/, const Loaded<N>& loaded, T (&values)[N]) const {
     widen_all<T, N>(loaded, values);
   }
 
-  template <int N>
-  __device__ void write(int64_t row, int64_t column, const T (&values)[N]) const {
-    store_narrowed<T>(data_ + row * dim_ + column, values);
+  template <int N, typename Table>
+  __device__ void write(const Table& table, int64_t row, int64_t column,
+                        const T (&values)[N]) const {
+    store_narrowed<T>(table.weights(row) + table.begin(row) + column, values);
   }
-
- private:
-  T* data_;
-  int64_t dim_;
 };
 
 // The 16 random bits of N neighbouring columns. A column's word is chosen and not indexed, which
@@ -77,25 +73,22 @@ class RoundedWeights {
     Word<int16_t, N> low;  // if the weights are split
   };
 
-  RoundedWeights(const TableState& table, const UpdateOptions& options)
-      : data_(static_cast<T*>(table.weight)),
-        low_halves_(table.low_halves),
-        dim_(table.dim),
-        random_{options.seed, options.step},
-        is_random_(options.rounding == Rounding::Stochastic) {}
+  explicit RoundedWeights(const UpdateOptions& options)
+      : random_{options.seed, options.step}, is_random_(options.rounding == Rounding::Stochastic) {}
 
-  template <int N>
-  __device__ Loaded<N> read(int64_t row, int64_t column) const {
+  template <int N, typename Table>
+  __device__ Loaded<N> read(const Table& table, int64_t row, int64_t column) const {
     Loaded<N> loaded;
-    loaded.high = load_in_place<N>(data_ + row * dim_ + column);
-    if (is_split()) loaded.low = load_in_place<N>(low_halves_ + row * dim_ + column);
+    const int64_t at = table.begin(row) + column;
+    loaded.high = load_in_place<N>(table.weights(row) + at);
+    if (is_split(table)) loaded.low = load_in_place<N>(table.low_halves(row) + at);
     return loaded;
   }
 
-  template <int N>
-  __device__ void widen(const Loaded<N>& loaded, float (&values)[N]) const {
+  template <int N, typename Table>
+  __device__ void widen(const Table& table, const Loaded<N>& loaded, float (&values)[N]) const {
     if constexpr (kCanSplit) {
-      if (is_split()) {
+      if (is_split(table)) {
         const auto high = unpack<T, N>(loaded.high);
         const auto low = unpack<int16_t, N>(loaded.low);
 #pragma unroll
@@ -106,20 +99,21 @@ class RoundedWeights {
     widen_all<T, N>(loaded.high, values);
   }
 
-  template <int N>
-  __device__ void write(int64_t row, int64_t column, const float (&values)[N]) const {
-    const int64_t at = row * dim_ + column;
+  template <int N, typename Table>
+  __device__ void write(const Table& table, int64_t row, int64_t column,
+                        const float (&values)[N]) const {
+    const int64_t at = table.begin(row) + column;
     if (is_random_) {
       uint32_t bits[N];
-      random_bits(random_, row, column, bits);
+      random_bits(random_, table.number(row), column, bits);
       Pack<T, N> pack;
 #pragma unroll
       for (int n = 0; n < N; ++n) pack.values[n] = round_stochastic(values[n], bits[n], T{});
-      store_pack(data_ + at, pack);
+      store_pack(table.weights(row) + at, pack);
       return;
     }
     if constexpr (kCanSplit) {
-      if (is_split()) {
+      if (is_split(table)) {
         Pack<T, N> high;
         Pack<int16_t, N> low;
 #pragma unroll
@@ -128,22 +122,22 @@ class RoundedWeights {
           high.values[n] = split.high;
           low.values[n] = split.low;
         }
-        store_pack(data_ + at, high);
-        store_pack(low_halves_ + at, low);
+        store_pack(table.weights(row) + at, high);
+        store_pack(table.low_halves(row) + at, low);
         return;
       }
     }
-    store_narrowed<T>(data_ + at, values);
+    store_narrowed<T>(table.weights(row) + at, values);
   }
 
  private:
   static constexpr bool kCanSplit = std::is_same_v<T, BFloat16>;
 
-  __device__ bool is_split() const { return kCanSplit && low_halves_ != nullptr; }
+  template <typename Table>
+  __device__ static bool is_split(const Table& table) {
+    return kCanSplit && table.is_split();
+  }
 
-  T* data_;
-  int16_t* low_halves_;
-  int64_t dim_;
   RandomBits random_;
   bool is_random_;
 };

@@ -45,4 +45,20 @@ struct WhereMax : RowReader<T, N> {
   }
 };
 
+// One column of rows, in mode max or not.
+template <typename T, int kRows>
+__device__ __forceinline__ void read_any_batch(const WhereMax<T, 1>& rows,
+                                               const typename WhereMax<T, 1>::Place* places,
+                                               int64_t column, Batch<T, 1, kRows>& batch) {
+  if (rows.positions) {
+    rows.read_batch(places, column, batch);
+    return;
+  }
+#pragma unroll
+  for (int u = 0; u < kRows; ++u) {
+    batch.words[u] = rows.read(places[u].row, column);
+    batch.columns[u] = 1;
+  }
+}
+
 }  // namespace myemb::cuda

@@ -102,7 +102,6 @@ def test_weights_of_16_bits_fit_every_table(
 @dtypes
 @pytest.mark.parametrize("table", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("max_norm", [None, 0.5])
-@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
 def test_weights_of_16_bits_fit_many_tables(
     table: torch.dtype, dtype: torch.dtype, max_norm: float | None, device: str
 ) -> None:

@@ -65,7 +65,6 @@ def test_checkpoints_give_pytorchs_gradients(
 
 
 @reentrant
-@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
 def test_checkpointed_tables_are_updated_once(use_reentrant: bool, device: str) -> None:
     updated = []
     for checkpointed in (False, True):
@@ -230,7 +229,6 @@ def gradient_of_everything(first: Tensor, second: Tensor, rows: Tensor, starts: 
 
 
 @pytest.mark.parametrize("tracing_mode", ["real", "fake", "symbolic"])
-@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
 def test_graphs_of_derivatives(tracing_mode: str, device: str) -> None:
     def arguments(lookups: int) -> tuple[Tensor, ...]:
         starts = torch.tensor([0, 2, lookups - 3, lookups - 1, lookups], device=device)

@@ -15,6 +15,8 @@ from torch import Tensor
 import myemb
 from myemb.nn import EmbeddingBagCollection, Table
 
+pytestmark = pytest.mark.devices("cpu", "cudasim", why="the modules are made on the CPU")
+
 TABLES = [
     Table(9, 3, name="films", features=["liked", "seen"], padding_idx=0),
     Table(6, 5, mode="sum", name="genres"),
@@ -61,7 +63,7 @@ def apart(collection: EmbeddingBagCollection, batch: dict[str, Any]) -> dict[str
 
 
 @pytest.mark.parametrize("form", BATCHES)
-def test_a_dict_of_features(form: str) -> None:
+def test_a_dict_of_features(form: str, device: str) -> None:
     collection, batch = EmbeddingBagCollection(TABLES), BATCHES[form]()
     expected = apart(collection, batch)
     out = collection(batch)
@@ -80,7 +82,7 @@ def joined(batch: dict[str, tuple[Tensor, Tensor]], order: list[str]) -> tuple[T
     return values, torch.cat([*starts, torch.tensor([values.numel()])])
 
 
-def test_one_batch_of_all_features() -> None:
+def test_one_batch_of_all_features(device: str) -> None:
     collection, batch = EmbeddingBagCollection(TABLES), batch_of_pairs()
     assert torch.equal(collection(*joined(batch, FEATURES)), collection(batch))
 
@@ -117,7 +119,9 @@ class KeyedByLengths(Keyed):
 @pytest.mark.parametrize("kind", [Keyed, KeyedByLengths])
 @pytest.mark.parametrize("order", [FEATURES, ["age", "other", "seen", "genres", "liked"]])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_keyed_jagged_tensor(kind: type[Keyed], order: list[str], weighted: bool) -> None:
+def test_a_keyed_jagged_tensor(
+    kind: type[Keyed], order: list[str], weighted: bool, device: str
+) -> None:
     collection, batch = EmbeddingBagCollection(TABLES), batch_of_pairs()
     batch["other"] = batch["age"]
     factors = {name: torch.randn(7) for name in order} if weighted else None
@@ -135,7 +139,7 @@ def test_no_bags_of_a_keyed_jagged_tensor() -> None:
         assert out.shape == (0, 13)
 
 
-def test_weights_of_some_features() -> None:
+def test_weights_of_some_features(device: str) -> None:
     collection, batch = EmbeddingBagCollection(TABLES), batch_of_pairs()
     weights = {"genres": torch.randn(7)}
     found = collection(batch, per_sample_weights=weights, output="by_feature")
@@ -146,7 +150,7 @@ def test_weights_of_some_features() -> None:
     assert torch.equal(found["genres"], expected)
 
 
-def test_gradients_and_optimizers() -> None:
+def test_gradients_and_optimizers(device: str) -> None:
     collection, batch = EmbeddingBagCollection(TABLES), batch_of_pairs()
     collection.tables["genres"].sparse = True
     other = copy.deepcopy(collection)

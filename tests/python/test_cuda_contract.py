@@ -44,7 +44,7 @@ def calls(device: str, size: int = 600) -> dict[str, Callable[[], Any]]:
         "embedding_bag_max": lambda: ops.embedding_bag_max(weight, rows, starts, factors, False, 3),
         "checked_offsets": lambda: ops.checked_offsets(starts, size, False),
     }
-    made |= update_calls(weight, rows, upstream)
+    made |= update_calls(weight, rows, upstream) | table_calls(weight, rows, factors)
     for mode in (0, 1, 2):
         found = positions if mode == 2 else None
         made |= {
@@ -93,6 +93,58 @@ def update_calls(weight: Tensor, rows: Tensor, upstream: Tensor) -> dict[str, Ca
     return made
 
 
+def table_calls(weight: Tensor, rows: Tensor, factors: Tensor) -> dict[str, Callable[[], Any]]:
+    """Three features that read two tables of one width; some bags are long."""
+    device, half, size = rows.device, len(rows) // 2, len(rows)
+    starts = torch.tensor(
+        [0, 10, 10, half, half + 5, half + 5, size - 20, size - 10, size - 5, size], device=device
+    )
+    weights, features, padding = [weight, weight.clone()], [0, 1, 0], [3, -1]
+    upstream = weight[:BAGS].repeat(1, len(features))
+    layout = ([ROWS] * 2, [WIDTH] * 2, [6] * 2, features)  # 6: float32
+    made: dict[str, Callable[[], Any]] = {}
+    for mode in (0, 1, 2):
+        modes, some = [mode] * 2, None if mode == 1 else factors
+        found = None
+        if mode == 2:
+            _, found = ops.embedding_bag_tables_max(weights, rows, starts, features, modes)
+        backward = (upstream, rows, starts, found)
+        made |= {
+            f"embedding_bag_tables {mode}": lambda modes=modes: ops.embedding_bag_tables(
+                weights, rows, starts, features, modes, factors, padding
+            ),
+            f"embedding_bag_tables_backward {mode}": (
+                lambda modes=modes, some=some, backward=backward: ops.embedding_bag_tables_backward(
+                    *backward, *layout, modes, some, padding, [], [0, 1]
+                )
+            ),
+            f"embedding_bag_tables_per_sample_weights_backward {mode}": (
+                lambda modes=modes, found=found: (
+                    ops.embedding_bag_tables_per_sample_weights_backward(
+                        upstream, weights, rows, starts, found, features, modes, padding
+                    )
+                )
+            ),
+        }
+    made["embedding_bag_tables_max"] = lambda: ops.embedding_bag_tables_max(
+        weights, rows, starts, features, [2, 2], factors, padding
+    )
+    updated = [each.clone() for each in weights]
+    for rule, state in (
+        ("sgd", []),
+        ("row_wise_adagrad", [each[:, 0].clone() for each in weights]),
+    ):
+        made[f"embedding_bag_tables_update_ {rule}"] = lambda rule=rule, state=state: (
+            ops.embedding_bag_tables_update_(
+                *(updated, state, upstream, rows, starts, None, features, [0, 0], None, padding),
+                [0, 1],
+                rule=rule,
+                lr=0.1,
+            )
+        )
+    return made
+
+
 NAMES = tuple(calls("cpu"))
 
 
@@ -103,20 +155,7 @@ def test_every_operator_is_called_here() -> None:
         if name.startswith("myemb::")
     }
     registered.remove("coalesce")  # goes to PyTorch's own on CUDA
-    of_tables = {name for name in registered if name.startswith("embedding_bag_tables")}
-    assert {name.split()[0] for name in NAMES} == registered - of_tables
-
-
-def test_many_tables_are_refused() -> None:
-    """There are no kernels for them yet, and the error says what to do instead."""
-    weights = [whole_numbers(ROWS, WIDTH) for _ in range(2)]
-    rows, starts = torch.tensor([1, 2, 3]), torch.tensor([0, 1, 3])
-    message = "not implemented on CUDA yet: call embedding_bag for each feature"
-    with simulator.simulation(simulator.ARCHITECTURES[0]):
-        with pytest.raises(NotImplementedError, match=message):
-            ops.embedding_bag_tables(weights, rows, starts)
-        with pytest.raises(NotImplementedError, match=message):
-            ops.embedding_bag_tables_max(weights, rows, starts, None, [2, 2])
+    assert {name.split()[0] for name in NAMES} == registered
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,6 +197,19 @@ LAUNCHES = {
     "embedding_update_ row_wise_adagrad dense": (2, 2, 2),
     "embedding_update_ row_wise_adagrad sparse": (4, 6, 8),
     "embedding_update_ row_wise_adagrad lookups": (5, 8, 10),
+    # Of tables that have dtype, width and mode in common, however many they are.
+    "embedding_bag_tables 0": (2, 4, 4),
+    "embedding_bag_tables 1": (2, 4, 4),
+    "embedding_bag_tables 2": (2, 4, 4),
+    "embedding_bag_tables_max": (2, 4, 4),
+    "embedding_bag_tables_backward 0": (4, 6, 8),
+    "embedding_bag_tables_backward 1": (5, 8, 10),
+    "embedding_bag_tables_backward 2": (4, 6, 8),
+    "embedding_bag_tables_per_sample_weights_backward 0": (2, 2, 2),
+    "embedding_bag_tables_per_sample_weights_backward 1": (3, 4, 4),
+    "embedding_bag_tables_per_sample_weights_backward 2": (2, 2, 2),
+    "embedding_bag_tables_update_ sgd": (4, 6, 8),
+    "embedding_bag_tables_update_ row_wise_adagrad": (5, 7, 9),
 }
 
 

@@ -10,6 +10,7 @@ import torch
 
 sys.path.insert(0, str(simulator.ROOT / "benchmarks"))
 import cuda_model
+from cuda_model_operators import sectors_of_rows
 
 CASES = [
     cuda_model.Case("uniform", 16, torch.float32),
@@ -30,6 +31,6 @@ def test_sectors_of_rows() -> None:
     memory = torch.zeros(64)
     start = -memory.data_ptr() % 32 // 4
     table = memory[start : start + 40].view(4, 10)  # 40 bytes: sectors 0-1, 1-2, 2-3 and 3-4
-    assert cuda_model.sectors_of_rows(table, torch.tensor([0, 1, 0])) == 3 * 64
+    assert sectors_of_rows(table, torch.tensor([0, 1, 0])) == 3 * 64
     table = memory[start : start + 40].view(10, 4)  # half a sector
-    assert cuda_model.sectors_of_rows(table, torch.arange(10)) == 10 * 32
+    assert sectors_of_rows(table, torch.arange(10)) == 10 * 32

@@ -123,7 +123,6 @@ def test_a_hessian_times_a_vector_of_an_ensemble(mode: str, device: str) -> None
             torch.testing.assert_close(each[place], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
 def test_collections(device: str) -> None:
     def make() -> nn.EmbeddingBagCollection:
         tables = [

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from myemb import optim
 from myemb.nn import EmbeddingBagCollection, Table
 
-pytestmark = pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
+pytestmark = pytest.mark.devices("cpu", "cudasim", why="the modules are made on the CPU")
+on_the_cpu = pytest.mark.devices("cpu", why="it is about what is checked on every device")
 
 STEPS, BAGS, ROWS = 4, 6, 20
 FEATURES = ("a", "b", "again", "c", "wide")
@@ -201,6 +202,7 @@ def update_arguments(rounding: str, rule: str) -> tuple[tuple[Any, ...], dict[st
     return arguments, options
 
 
+@on_the_cpu
 @pytest.mark.parametrize("rule", ["adagrad", "row_wise_adagrad"])
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic", "split"])
 def test_the_operator(rule: str, rounding: str, device: str) -> None:
@@ -208,6 +210,7 @@ def test_the_operator(rule: str, rounding: str, device: str) -> None:
     torch.library.opcheck(ops.embedding_bag_tables_update_.default, arguments, options)
 
 
+@on_the_cpu
 def test_bad_input_leaves_everything_as_it_was(device: str) -> None:
     arguments, options = update_arguments("nearest", "adagrad")
     written = [*arguments[0], *arguments[1]]
@@ -223,6 +226,7 @@ def test_bad_input_leaves_everything_as_it_was(device: str) -> None:
 
     refused(3, torch.tensor([8, 1, 1, 4, 0, 4, 3, 4]), "value 4 .* table 2")
     refused(10, [0, 3], r"updated_tables\[1\] is 3")
+    refused(10, [2, 2], r"updated_tables\[1\] is 2, as one before it")
     refused(1, arguments[1][:1], "state tensors")
     refused(1, arguments[1][::-1], r"state\[0\]")
     refused(4, torch.tensor([0, 2, 1, 5, 6, 6, 8]), "decrease")

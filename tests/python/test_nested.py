@@ -174,7 +174,6 @@ def test_other_weights_are_refused(device: str) -> None:
 
 
 @kinds
-@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
 def test_features(kind: str, device: str) -> None:
     tables = [nn.Table(ROWS, 3, mode="sum", name="a"), nn.Table(ROWS, 2, mode="max", name="b")]
     collection = nn.EmbeddingBagCollection(tables).to(device)

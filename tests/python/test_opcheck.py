@@ -225,7 +225,6 @@ def tables_call(device: str, requires_grad: bool) -> tuple[list[Tensor], Tensor,
 FEATURES, MODES = [0, 1, 2, 0], [0, 1, 2]  # of two bags each
 
 
-@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
 @pytest.mark.parametrize("modes", [None, [1, 0, 1], MODES])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -239,7 +238,6 @@ def test_embedding_bag_tables(
     opcheck(ops.embedding_bag_tables_max.default, arguments)
 
 
-@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
 def test_embedding_bag_tables_with_a_sparse_gradient(device: str) -> None:
     weights, rows, starts = tables_call(device, requires_grad=True)
     arguments = (weights, rows, starts, FEATURES, None, None, None, [1])
@@ -248,7 +246,6 @@ def test_embedding_bag_tables_with_a_sparse_gradient(device: str) -> None:
     opcheck(ops.embedding_bag_tables.default, arguments, test_utils=tests)
 
 
-@pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
 @pytest.mark.parametrize("modes", [None, [1, 0, 1], MODES])
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_backward_operators_of_tables(

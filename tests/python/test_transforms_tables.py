@@ -23,7 +23,6 @@ MODES = [["sum", "mean"], ["max", "sum"]]
 PADDING = [1, None]
 ops = torch.ops.myemb
 modes = pytest.mark.parametrize("modes", MODES)
-pytestmark = pytest.mark.devices("cpu", why="there are no CUDA kernels of tables yet")
 
 
 @pytest.fixture(autouse=True)

@@ -60,20 +60,41 @@ def reductions(dtype: str, n: int) -> dict[str, Expected]:
     sums = Expected(wide_loads=4 * wide, wide_stores=1 * wide, main_path=wide)
     maxima = Expected(registers=72, wide_loads=4 * wide, wide_stores=1 * wide)
     table: dict[str, Expected] = {}
-    for kernel in ("reduce_segments", "reduce_chunks"):
-        reads = f"RowReader<{dtype}, {n}>"
-        table[f"{kernel}<{dtype}, {n}, Bags<{a}>, {reads}, Sum<{dtype}, {n}> >"] = sums
-        table[f"{kernel}<{dtype}, {n}, Bags<{a}>, {reads}, Max<{dtype}, {n}> >"] = maxima
-    readers = {f"RowReader<{dtype}, {n}>": wide}
+    for kernel, of_block in (("reduce_segments", "true"), ("reduce_chunks", "false")):
+        for source, reads, stores, places in (
+            (f"Bags<{a}>", f"RowReader<{dtype}, {n}>", "StoreRows", "MaxRows"),
+            (
+                f"FeatureBags<{a}, {of_block}>",
+                f"FeatureReader<{dtype}, {n}>",
+                "StoreInTables",
+                "MaxInTables",
+            ),
+        ):
+            reduced = f"{kernel}<{dtype}, {n}, {source}, {reads}"
+            table[f"{reduced}, Sum<{dtype}, {n}, {stores}<{dtype}> > >"] = sums
+            table[f"{reduced}, Max<{dtype}, {n}, {places}<{dtype}> > >"] = maxima
+    return table | run_reductions(dtype, n, sums)
+
+
+def run_reductions(dtype: str, n: int, sums: Expected) -> dict[str, Expected]:
+    """The kernels that add up the rows of sorted lookups."""
+    a = accumulator(dtype)
+    wide = n * SIZES[dtype] == 16
+    readers = {f"Runs<{a}>, RowReader<{dtype}, {n}>": wide}
     if n * 8 <= 16 and SIZES[dtype] * n < 16:  # with a position for each value
-        readers[f"WhereMax<{dtype}, {n}>"] = False
+        readers[f"Runs<{a}>, WhereMax<{dtype}, {n}>"] = False
+    of_tables = f"AnyTableRow<{dtype}>" if n == 1 else f"RowReader<{dtype}, {n}>"
+    readers[f"TableRuns<{a}>, {of_tables}"] = wide
+    table: dict[str, Expected] = {}
     for reads, main_path in readers.items():
-        chunks = f"reduce_chunks<{dtype}, {n}, Runs<{a}>, {reads}, Sum<{dtype}, {n}> >"
+        is_one_table = reads.startswith("Runs")
+        chunks = f"reduce_chunks<{dtype}, {n}, {reads}, Sum<{dtype}, {n}, StoreRows<{dtype}> > >"
         table[chunks] = dataclasses.replace(sums, main_path=main_path)
-        for average in ("false", "true"):
-            table[
-                f"reduce_runs<{dtype}, {n}, {average}, Runs<{a}>, {reads}, StoreRows<{dtype}> >"
-            ] = dataclasses.replace(sums, registers=80, main_path=main_path)
+        sink = "StoreRows" if is_one_table else "StoreInTables"
+        for average in ("false", "true") if is_one_table else ("false",):
+            table[f"reduce_runs<{dtype}, {n}, {average}, {reads}, {sink}<{dtype}> >"] = (
+                dataclasses.replace(sums, registers=80, main_path=main_path)
+            )
     return table
 
 
@@ -93,24 +114,35 @@ def updates(dtype: str) -> dict[str, Expected]:
     a, table = accumulator(dtype), {}
     for n in (1,) if dtype == "double" else (1, 4):
         reads = f"AnyRow<{dtype}>" if n == 1 else f"RowReader<{dtype}, {n}>"
+        of_tables = f"AnyTableRow<{dtype}>" if n == 1 else reads
         is_wide, is_float = n == 4, n == 4 and dtype == "float"
         for rule, states in rules(a).items():
-            sink = f"ApplyRule<{dtype}, {rule} >"
             # Rows of the gradient and of the table are of T, states of the accumulator type.
             written = states * is_wide + is_float
-            table[f"reduce_runs<{dtype}, {n}, true, Runs<{a}>, {reads}, {sink} >"] = Expected(
-                registers=80,
-                wide_loads=written + 4 * is_float,
-                wide_stores=written,
-                main_path=0.75 * is_float,
+            for runs, reader, tables in (
+                (f"Runs<{a}>", reads, "OneTable"),
+                (f"TableRuns<{a}>", of_tables, "ManyTables"),
+            ):
+                sink = f"ApplyRule<{dtype}, {rule}, {tables}<{dtype}> >"
+                table[f"reduce_runs<{dtype}, {n}, true, {runs}, {reader}, {sink} >"] = Expected(
+                    registers=80,
+                    wide_loads=written + 4 * is_float,
+                    wide_stores=written,
+                    main_path=0.75 * is_float,
+                )
+                table[f"join_sums<{dtype}, {runs}, {sink} >"] = Expected()
+            table[f"update_rows<{dtype}, {n}, ApplyRule<{dtype}, {rule}, OneTable<{dtype}> > >"] = (
+                Expected(
+                    wide_loads=written + is_float,
+                    wide_stores=written,
+                    main_path=0.75 * is_float or 0.5 * is_wide,
+                )
             )
-            table[f"update_rows<{dtype}, {n}, {sink} >"] = Expected(
-                wide_loads=written + is_float,
-                wide_stores=written,
-                main_path=0.75 * is_float or 0.5 * is_wide,
-            )
-            table[f"join_sums<{dtype}, Runs<{a}>, {sink} >"] = Expected()
-        for runs in (f"Runs<{a}>, {reads}", f"EveryRow<{a}>, RowReader<{dtype}, {n}>"):
+        for runs in (
+            f"Runs<{a}>, {reads}, OneTable<{dtype}>",
+            f"EveryRow<{a}>, RowReader<{dtype}, {n}>, OneTable<{dtype}>",
+            f"TableRuns<{a}>, {of_tables}, ManyTables<{dtype}>",
+        ):
             table[f"add_mean_squares<{dtype}, {n}, {runs} >"] = Expected(registers=128)
     return table
 
@@ -123,9 +155,18 @@ def kernels_of(dtype: str) -> dict[str, Expected]:
         table |= reductions(dtype, n)
         wide = n * SIZES[dtype] == 16
         table[f"scale_rows<{dtype}, {n}>"] = Expected(wide_loads=4 * wide, wide_stores=4 * wide)
-    for source in ("Bags", "Runs"):
-        table[f"join_sums<{dtype}, {source}<{a}>, StoreRows<{dtype}> >"] = Expected()
-    table[f"join_maxima<{dtype}, Bags<{a}> >"] = Expected()
+    for source, sink in (
+        (f"Bags<{a}>", "StoreRows"),
+        (f"Runs<{a}>", "StoreRows"),
+        (f"FeatureBags<{a}, false>", "StoreInTables"),
+        (f"TableRuns<{a}>", "StoreInTables"),
+    ):
+        table[f"join_sums<{dtype}, {source}, {sink}<{dtype}> >"] = Expected()
+    for maxima in (
+        f"Bags<{a}>, RowReader<{dtype}, 1>, MaxRows<{dtype}>",
+        f"FeatureBags<{a}, false>, FeatureReader<{dtype}, 1>, MaxInTables<{dtype}>",
+    ):
+        table[f"join_maxima<{dtype}, {maxima} >"] = Expected()
     for norm in NORMS:
         table[f"renorm_rows<{dtype}, 1, {norm}<{a}> >"] = Expected(registers=80)
     return table | lane_reductions(dtype) | updates(dtype)
@@ -136,9 +177,14 @@ def lane_reductions(dtype: str) -> dict[str, Expected]:
     table: dict[str, Expected] = {}
     for n in widths(dtype):
         wide = n * SIZES[dtype] == 16
-        table[f"dot_rows<{dtype}, {n}, false>"] = Expected(registers=80, wide_loads=8 * wide)
-        if n <= 4:  # positions are read along with the rows
-            table[f"dot_rows<{dtype}, {n}, true>"] = Expected(registers=96, wide_loads=4 * wide)
+        for dots in ("BagDots", "TableDots"):
+            table[f"dot_rows<{dtype}, {n}, false, {dots}<{dtype}, {n}, false> >"] = Expected(
+                registers=80, wide_loads=8 * wide
+            )
+            if n <= 4:  # positions are read along with the rows
+                table[f"dot_rows<{dtype}, {n}, true, {dots}<{dtype}, {n}, true> >"] = Expected(
+                    registers=96, wide_loads=4 * wide
+                )
         if n > 1:  # only the norm that everybody uses
             table[f"renorm_rows<{dtype}, {n}, Euclidean<{accumulator(dtype)}> >"] = Expected(
                 registers=80, wide_loads=4 * wide, wide_stores=4 * wide
@@ -157,11 +203,14 @@ def expected() -> dict[str, Expected]:
             wide_loads=4 * wide, wide_stores=4 * wide, main_path=wide
         )
     for a in ("float", "double"):
-        for kernel in ("count_bags", "divide_by_frequency", "find_sources"):
+        for kernel in ("count_bags", "count_feature_bags", "divide_by_frequency", "find_sources"):
             table[f"{kernel}<{a}>"] = Expected()
     for types in ("unsigned int, int", "unsigned long, long"):
         table[f"number_lookups<{types}>"] = Expected()
-    table["check_bags"] = Expected()
-    table["check_offsets"] = Expected()
-    table["count_windows"] = Expected()
+        for a in ("float", "double"):
+            table[f"number_tables<{a}, {types}>"] = Expected()
+    for checks in ("check_bags", "check_features", "check_offsets"):
+        table[checks] = Expected()
+    for counts in ("count_windows", "count_feature_windows"):
+        table[counts] = Expected()
     return table

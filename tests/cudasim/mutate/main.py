@@ -53,7 +53,14 @@ REPRESENTATIVES = (
     r"renorm_rows<(BFloat16, .*MinAbs|Half, .*CountNonzero)",
     r"number_lookups<unsigned int",
     r"(find_sources|count_bags|divide_by_frequency)<float>",
-    r"check_offsets|count_windows",
+    r"check_offsets|count_windows|check_features|count_feature_windows",
+    r"(number_tables<float, unsigned int|count_feature_bags<float)",
+    r"reduce_segments<(float, 4|Half, 1), FeatureBags<.*(Sum|Max)",
+    r"(reduce_chunks<float, 4|join_sums<BFloat16), FeatureBags<.*StoreInTables",
+    r"reduce_runs<(float, 4|BFloat16, 1), false, TableRuns<",
+    r"reduce_runs<(float, 4, true, .*Adagrad|BFloat16, 1, true, .*SgdMomentum).*ManyTables",
+    r"add_mean_squares<(float, 4|Half, 1), TableRuns",
+    r"join_sums<(float, TableRuns.*StoreInTables|Half, .*RowWiseAdagrad.*ManyTables)",
 )
 
 
@@ -225,7 +232,7 @@ def main() -> int:
     with_tests(
         TESTS,
         f"cudasim-{arch}",
-        {"test_cuda_bits.py", "test_cuda_edges.py", "test_cuda_update.py"},
+        {"test_cuda_bits.py", "test_cuda_edges.py", "test_cuda_tables.py", "test_cuda_update.py"},
         lambda items: mutate(items, arch, arguments, report),
     )
     report.print()
