@@ -16,7 +16,6 @@ from gpus import Gpu, compare, needs_cudasim
 from inputs import MODES
 from tables import Call, make_call
 from test_cuda_edges import canonical
-from test_cuda_update import KINDS, RULES, Table
 from torch import Tensor
 
 from myemb.functional import embedding_bag_tables
@@ -251,81 +250,6 @@ def test_the_tables_that_are_wanted(gpu: Gpu) -> None:
         return results
 
     compare(gpu, run, call.lookups, call.starts, call.upstream(), *call.weights)
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A step on some tables of a call."""
-
-    call: Call
-    tables: list[Table]
-    updated: list[int]
-
-    def check(self, gpu: Gpu, rule: str, rounding: str, weighted: bool) -> None:
-        call, count = self.call, len(self.tables)
-        modes = [MODES.index(mode) for mode in call.modes]
-        padding = [-1 if each is None else each for each in call.padding or ()]
-        states = [state for t in self.updated for state in self.tables[t].states]
-        weights = [table.weight for table in self.tables]
-        has_max = "max" in [call.modes[t] for t in call.features]
-        positions = ops.embedding_bag_tables_max(
-            weights, call.lookups, call.starts, call.features, modes, call.factors, padding
-        )[1]
-        dtype = torch.promote_types(weights[0].dtype, weights[-1].dtype)
-        upstream = call.upstream().to(dtype)
-        options = RULES[rule] | {"lr": 0.05, "rounding": rounding, "seed": 2**40 + 7}
-
-        def run(
-            lookups: Tensor, starts: Tensor, positions: Tensor, upstream: Tensor, *tensors: Tensor
-        ) -> list[Tensor]:
-            written = tensors[: count + len(states)]
-            for step in (1, 2):
-                ops.embedding_bag_tables_update_(
-                    written[:count],
-                    written[count:],
-                    upstream,
-                    lookups,
-                    starts,
-                    positions if has_max else None,
-                    call.features,
-                    modes,
-                    tensors[-1] if weighted else None,
-                    padding,
-                    self.updated,
-                    step=step,
-                    **options,
-                )
-            return canonical(written)
-
-        extra = [call.factors] if weighted else []
-        compare(gpu, run, call.lookups, call.starts, positions, upstream, *weights, *states, *extra)
-
-
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(("dtype", "rounding"), KINDS)
-def test_steps_of_optimizers(rule: str, dtype: torch.dtype, rounding: str, gpu: Gpu) -> None:
-    weighted = rule in ("momentum", "adam", "row_wise_adagrad")
-    longest = 300 if rule in ("sgd", "row_wise_adagrad decay") else 6
-    call = make_call(
-        widths=(16, 131, 40, 20, 16, 16),
-        modes=("sum", "sum", "max", "mean", "sum", "mean"),
-        dtypes=(dtype,),
-        features=(0, 2, 1, 4, 0, 3, 5),
-        num_bags=6 if longest == 6 else 3,
-        longest=longest,
-        factors=dtype if weighted else None,
-        padding=True,
-    )
-    tables = [Table.of(rule, dtype, rounding, *weight.shape) for weight in call.weights]
-    Step(call, tables, [4, 0, 3, 1, 2]).check(gpu, rule, rounding, weighted)
-
-
-def test_a_step_of_more_tables_than_a_launch_takes(gpu: Gpu) -> None:
-    call = make_call(widths=(4,) * 60, modes=("sum",), num_bags=3, longest=3, padding=True)
-    tables = [
-        Table.of("adagrad", torch.float32, "nearest", *weight.shape) for weight in call.weights
-    ]
-    Step(call, tables, list(range(1, 60))).check(gpu, "adagrad", "nearest", False)
 
 
 # ---- refused -------------------------------------------------------------------------------------
