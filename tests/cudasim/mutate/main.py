@@ -232,7 +232,13 @@ def main() -> int:
     with_tests(
         TESTS,
         f"cudasim-{arch}",
-        {"test_cuda_bits.py", "test_cuda_edges.py", "test_cuda_tables.py", "test_cuda_update.py"},
+        {
+            "test_cuda_bits.py",
+            "test_cuda_edges.py",
+            "test_cuda_tables.py",
+            "test_cuda_tables_update.py",
+            "test_cuda_update.py",
+        },
         lambda items: mutate(items, arch, arguments, report),
     )
     report.print()
