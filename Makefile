@@ -97,7 +97,7 @@ fuzz: build ## Make 20,000 random calls beside PyTorch (5 minutes)
 
 # The library alone is compiled for it, in a folder of its own.
 ASAN := build/asan
-ASAN_ENV = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+ASAN_ENV = UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=allocator_may_return_null=1
 ASAN_PRELOAD = $(foreach name,libasan libstdc++,$(shell $(CXX) -print-file-name=$(name).so))
 asan: build ## C++ tests and 2,000 random calls under AddressSanitizer and UBSan (half an hour)
 	$(call say,AddressSanitizer and UndefinedBehaviorSanitizer in $(ASAN))
@@ -108,8 +108,9 @@ asan: build ## C++ tests and 2,000 random calls under AddressSanitizer and UBSan
 	cmake --install $(ASAN) --prefix $(ASAN)/python/myemb > /dev/null
 	cmake --install $(ASAN) --prefix $(ASAN)/python/myemb --component python > /dev/null
 	cp python/myemb/*.py $(ASAN)/python/myemb
-	$(ASAN_ENV) LD_PRELOAD='$(ASAN_PRELOAD)' PYTHONPATH=$(ASAN)/python \
-	  python tests/fuzz/main.py --calls 2000 $(ARGS)
+	export $(ASAN_ENV):detect_leaks=0 LD_PRELOAD='$(ASAN_PRELOAD)' PYTHONPATH=$(ASAN)/python; \
+	  python tests/fuzz/main.py --calls 2000 $(ARGS); \
+	  MYEMB_CUDASIM= python -m pytest tests/python/{load,huge}_tests.py -m 'not slow'
 
 test-sass: build ## Test the machine code of the CUDA kernels: registers and widths and spills
 	$(call say,Machine code tests: tests/sass)

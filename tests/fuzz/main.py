@@ -39,7 +39,6 @@ DRAWS: runner.Draws = {
     **table_calls.DRAWS,
     **step_calls.DRAWS,
 }
-NOT_ON_CUDA = ("tables",)
 
 
 def arguments() -> argparse.Namespace:
@@ -57,8 +56,7 @@ def arguments() -> argparse.Namespace:
 
 
 def fuzzer(options: argparse.Namespace, seed: int) -> runner.Fuzzer:
-    families = options.family or [n for n in DRAWS if not (options.simulator and n in NOT_ON_CUDA)]
-    draws = {name: DRAWS[name] for name in families}
+    draws = {name: DRAWS[name] for name in options.family or DRAWS}
     made = runner.Fuzzer(draws, seed, options.spoil)
     if options.simulator:
         made.where = lambda number: simulator.simulation(simulator.ARCHITECTURES[0], number)
