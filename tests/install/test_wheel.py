@@ -43,7 +43,7 @@ def test_has_the_package_its_headers_and_its_cmake_files(wheel: Path) -> None:
 
 def test_is_small(wheel: Path) -> None:
     """More than half of it is machine code for five GPUs, a third of that for optimizer rules."""
-    assert wheel.stat().st_size < 8e6
+    assert wheel.stat().st_size < 11e6
 
 
 def test_needs_the_torch_it_was_compiled_against(site: Path) -> None:
