@@ -134,7 +134,7 @@ void add_signs(OperationTable& table) {
   table.unary<uint32_t>("abs.f32", [](uint32_t a) { return a & 0x7fffffffu; });
   table.unary<float>("neg.ftz.f32", [](float a) { return -flush(a); });
   table.unary<float>("abs.ftz.f32", [](float a) { return absolute(flush(a)); });
-  table.unary<uint64_t>("neg.f64", [](uint64_t a) { return a ^ uint64_t { 1 } << 63; });
+  table.unary<uint64_t>("neg.f64", [](uint64_t a) { return a ^ uint64_t{1} << 63; });
   table.unary<uint64_t>("abs.f64", [](uint64_t a) { return a & ~(uint64_t{1} << 63); });
   table.binary<float>("copysign.f32",
                       [](float sign, float value) { return std::copysign(value, sign); });
