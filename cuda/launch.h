@@ -35,7 +35,6 @@ enum class Op : int8_t {
 };
 
 // ---- embedding
-// -----------------------------------------------------------------------------------
 
 // out[i] = rows[indices[i]], as bytes. Columns are column_stride elements apart.
 struct Lookup {
@@ -51,7 +50,6 @@ struct Lookup {
 int launch_lookup(const Lookup& args, Stream stream);
 
 // ---- bags
-// ----------------------------------------------------------------------------------------
 
 // A segment of more than kChunk lookups is cut into chunks that are reduced one by one into rows of
 // this scratch memory and then joined in order.
@@ -128,7 +126,6 @@ struct LookupSources {
 int launch_lookup_sources(const LookupSources& args, Stream stream);
 
 // ---- group by row
-// --------------------------------------------------------------------------------
 
 // The lookups sorted by table row, within a row in input order. Padding comes last, as row
 // num_rows.
@@ -164,7 +161,6 @@ struct FrequencyWeights {
 int launch_frequency_weights(const FrequencyWeights& args, Stream stream);
 
 // ---- gradients
-// -----------------------------------------------------------------------------------
 
 // out[row] = sum over the lookups of the row of weight * rows[source], divided by their number if
 // average. Rows of `out` without lookups are not written.
@@ -208,7 +204,6 @@ struct RowDot {
 int launch_row_dot(const RowDot& args, Stream stream);
 
 // ---- renorm
-// --------------------------------------------------------------------------------------
 
 // Scales each row of groups whose p-norm exceeds max_norm.
 struct RowRenorm {
@@ -224,7 +219,6 @@ struct RowRenorm {
 int launch_row_renorm(const RowRenorm& args, Stream stream);
 
 // ---- optimizers
-// ----------------------------------------------------------------------------------
 
 // What a step changes: weights and states of (num_rows, dim), contiguous, the states in the
 // accumulator type; null where the rule has none (see embedding_update_ in myemb/ops.h).
@@ -256,7 +250,6 @@ struct RowsUpdate {
 int launch_rows_update(const RowsUpdate& args, Stream stream);
 
 // ---- memory
-// --------------------------------------------------------------------------------------
 
 int launch_zero(void* data, size_t bytes, Stream stream);
 

@@ -38,7 +38,6 @@ struct FeatureGroup {
 };
 
 // ---- bags
-// ----------------------------------------------------------------------------------------
 
 // The sums or means of the features' bags.
 struct FeatureSums {
@@ -65,7 +64,6 @@ int launch_feature_check(const FeatureLookups& lookups, std::span<const FeatureR
                          Stream stream);
 
 // ---- group by row
-// --------------------------------------------------------------------------------
 
 // What is sorted along with a lookup.
 enum class Payload : int8_t {
@@ -119,7 +117,6 @@ size_t groups_bytes(const GroupTables& args);
 int launch_group_tables(const GroupTables& args, Groups* groups, Stream stream);
 
 // ---- gradients
-// -----------------------------------------------------------------------------------
 
 // A table whose rows are summed up or updated.
 struct GroupedTable {
@@ -154,7 +151,6 @@ struct FeatureDots {
 int launch_feature_dots(const FeatureDots& args, Stream stream);
 
 // ---- optimizers
-// ----------------------------------------------------------------------------------
 
 // As RowsUpdate. The tables of sum are those of `tables`, in order, without `out`.
 struct TablesRowsUpdate {

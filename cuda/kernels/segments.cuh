@@ -246,7 +246,6 @@ class Runs {
 };
 
 // ---- chunks of long segments
-// ---------------------------------------------------------------------
 //
 // Chunk k of a segment is the lookups [begin + k * kChunk, ...) of it. Where the chunks of all
 // segments of more than kChunk lookups are to be stored must be known without counting them first:
