@@ -1,10 +1,6 @@
 // Warps, barriers and control flow: PTX text against plain loops.
 #include <algorithm>
 
-#include <cmath>
-#include <functional>
-#include <random>
-
 #include "oracle.h"
 #include "ptx_kernel.h"
 
@@ -12,13 +8,6 @@ namespace cudasim_test {
 namespace {
 
 class ExecutionTest : public SimulatorTest {};
-
-std::vector<Operands> random_inputs(size_t count) {
-  std::mt19937_64 random(count);
-  std::vector<Operands> inputs(count);
-  for (Operands& x : inputs) x = {random(), random(), random()};
-  return inputs;
-}
 
 // ---- Warps.
 

@@ -1,8 +1,7 @@
 // Loads, stores and atomics: PTX text against plain loops.
 #include <sys/mman.h>
-#include <algorithm>
 
-#include <cmath>
+#include <algorithm>
 #include <functional>
 #include <random>
 
@@ -13,13 +12,6 @@ namespace cudasim_test {
 namespace {
 
 class MemoryTest : public SimulatorTest {};
-
-std::vector<Operands> random_inputs(size_t count) {
-  std::mt19937_64 random(count);
-  std::vector<Operands> inputs(count);
-  for (Operands& x : inputs) x = {random(), random(), random()};
-  return inputs;
-}
 
 TEST_F(MemoryTest, LoadsExtendAndStoresTruncate) {
   struct Load {

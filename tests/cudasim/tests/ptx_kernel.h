@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,13 @@ inline constexpr int kTestArch = 90;  // modules that tests load as text
 struct Operands {
   uint64_t a = 0, b = 0, c = 0;
 };
+
+inline std::vector<Operands> random_inputs(size_t count) {
+  std::mt19937_64 random(count);
+  std::vector<Operands> inputs(count);
+  for (Operands& x : inputs) x = {random(), random(), random()};
+  return inputs;
+}
 
 inline std::string module_header() { return ".version 9.0\n.target sm_90\n.address_size 64\n"; }
 
