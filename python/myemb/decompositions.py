@@ -17,7 +17,7 @@ Attributes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,40 +54,6 @@ def _checked_offsets(
     return offsets.to(torch.int64, copy=True)
 
 
-def _embedding_bag_tables(
-    weights: Sequence[Tensor],
-    indices: Tensor,
-    offsets: Tensor,
-    feature_tables: Sequence[int] | None = None,
-    modes: Sequence[int] | None = None,
-    per_sample_weights: Tensor | None = None,
-    padding_idx: Sequence[int] | None = None,
-    sparse_tables: Sequence[int] = (),
-) -> Tensor:
-    """Each feature's bags as some of all lookups, so that no shape depends on the offsets."""
-    tables = range(len(weights)) if feature_tables is None else feature_tables
-    num_bags = (offsets.size(0) - 1) // len(tables)
-    position = torch.arange(indices.size(0), device=indices.device)
-    outputs = []
-    for feature, table in enumerate(tables):
-        borders = offsets[feature * num_bags : (feature + 1) * num_bags + 1].to(torch.int64)
-        is_own = (position >= borders[0]) & (position < borders[-1])
-        rows = torch.where(is_own, indices.to(torch.int64), 0)
-        bags = _ops.embedding_bag(
-            weights[table],
-            rows,
-            torch.cat([borders.new_zeros(1), borders]),  # one more bag before, and one behind
-            False,
-            0 if modes is None else modes[table],
-            table in sparse_tables,
-            per_sample_weights,
-            False,
-            None if padding_idx is None or padding_idx[table] < 0 else padding_idx[table],
-        )
-        outputs.append(bags[1:-1])
-    return torch.cat(outputs, 1)
-
-
 decomposition_table: dict[Any, Callable[..., Any]] = {
     operator.default: _in_aten(operator.default)
     for operator in (
@@ -97,8 +63,6 @@ decomposition_table: dict[Any, Callable[..., Any]] = {
         _ops.embedding_bag_dense_backward,
         _ops.embedding_bag_sparse_backward,
         _ops.embedding_bag_per_sample_weights_backward,
+        _ops.embedding_bag_tables,
     )
-} | {
-    _ops.checked_offsets.default: _checked_offsets,
-    _ops.embedding_bag_tables.default: _embedding_bag_tables,
-}
+} | {_ops.checked_offsets.default: _checked_offsets}

@@ -41,6 +41,18 @@ class Bags:
             return self.indices.size(0)
         return self.offsets.numel() - self.include_last_offset
 
+    def positions(self) -> Tensor:
+        """Of the maxima."""
+        positions: Tensor = ops.embedding_bag_max(
+            self.weight,
+            self.indices,
+            self.offsets,
+            self.per_sample_weights,
+            self.include_last_offset,
+            self.padding_idx,
+        )[1]
+        return positions
+
     def arguments(self) -> dict[str, Any]:
         return {
             "input": self.indices,

@@ -34,15 +34,7 @@ def draw_gradient(source: Source) -> Call:
     upstream = source.spread((bags.num_bags, bags.weight.size(1)), bags.weight.dtype)
     positions = None
     if bags.mode == "max" and operator != "max":
-        positions = ops.embedding_bag_max(
-            bags.weight,
-            bags.indices,
-            bags.offsets,
-            bags.per_sample_weights,
-            bags.include_last_offset,
-            bags.padding_idx,
-        )[1]
-        positions = source.layout(positions)
+        positions = source.layout(bags.positions())
     arguments: dict[str, Any] = {
         "grad_output": upstream,
         "weight": bags.weight,

@@ -10,7 +10,7 @@ import torch
 from bag_calls import Bags, draw_bags, gradients_in_float64
 from checks import Call, Expected, Finding, size_of
 from inputs import MODES
-from optimizers import CASES, Oracle, eighths, ours, sparse
+from optimizers import CASES, NUM_STATES, RULES, Oracle, eighths, ours, sparse
 from source import NO_INDICES, OTHER_DTYPES, Source
 from torch import Tensor
 from torch.nn import Parameter
@@ -20,21 +20,6 @@ from myemb import optim
 
 ops = torch.ops.myemb
 
-# The first step of a rule: the case of tests/python/optimizers.py that it is, with its options, and
-# the arguments of the operator.
-RULES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "sgd": ("sgd", {"lr": 0.5, "weight_decay": 0.01}, {"rule": "sgd"}),
-    "momentum": ("momentum", {"lr": 0.5}, {"rule": "sgd", "momentum": 0.875}),
-    "adagrad": ("adagrad", {"lr": 0.5, "eps": 0.01}, {"rule": "adagrad"}),
-    "row wise": ("row wise", {"lr": 0.5, "eps": 0.01}, {"rule": "row_wise_adagrad"}),
-    "adam": (
-        "adamw",
-        {"lr": 0.5, "eps": 0.01, "betas": (0.5, 0.75), "weight_decay": 0.01},
-        {"rule": "adam", "beta1": 0.5, "beta2": 0.75, "shrink": 0.005, "weight_decay": 0.0}
-        | {"eps": 0.005},  # the root of 1 - beta2 times that
-    ),
-}
-NUM_STATES = {"sgd": 0, "momentum": 1, "adagrad": 1, "row wise": 1, "adam": 2}
 STEP_TERMS = 300  # a root of a sum, and what it divides
 
 
@@ -87,20 +72,10 @@ def draw_update(source: Source) -> Call:
 
 
 def of_lookups(bags: Bags) -> dict[str, Any]:
-    positions = None
-    if bags.mode == "max":
-        positions = ops.embedding_bag_max(
-            bags.weight,
-            bags.indices,
-            bags.offsets,
-            bags.per_sample_weights,
-            bags.include_last_offset,
-            bags.padding_idx,
-        )[1]
     return {
         "indices": bags.indices,
         "offsets": bags.offsets,
-        "positions": positions,
+        "positions": bags.positions() if bags.mode == "max" else None,
         "per_sample_weights": bags.per_sample_weights,
         "scale_grad_by_freq": bags.scale_grad_by_freq,
         "bag_mode": MODES.index(bags.mode),

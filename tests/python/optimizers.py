@@ -112,6 +112,22 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+
+# The first step of a rule of the operator: the case of CASES that it is, with its options, and the
+# arguments of the operator.
+RULES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "sgd": ("sgd", {"weight_decay": 0.01, "lr": 0.5}, {"rule": "sgd"}),
+    "momentum": ("momentum", {"lr": 0.5}, {"rule": "sgd", "momentum": 0.875}),
+    "adagrad": ("adagrad", {"lr": 0.5, "eps": 0.01}, {"rule": "adagrad"}),
+    "row wise": ("row wise", {"lr": 0.5, "eps": 0.01}, {"rule": "row_wise_adagrad"}),
+    "adam": (
+        "adamw",
+        {"lr": 0.5, "eps": 0.01, "betas": (0.5, 0.75), "weight_decay": 0.01},
+        {"rule": "adam", "beta1": 0.5, "beta2": 0.75, "shrink": 0.005, "weight_decay": 0.0}
+        | {"eps": 0.005},  # the root of 1 - beta2 times that
+    ),
+}
+NUM_STATES = {"sgd": 0, "momentum": 1, "adagrad": 1, "row wise": 1, "adam": 2}
 each_case = pytest.mark.parametrize("case", CASES)
 
 

@@ -10,7 +10,7 @@ import reference
 import simulator
 import torch
 from inputs import INDEX_DTYPES, MODES, assert_near, indices, offsets, variants, whole_numbers
-from optimizers import Oracle, eighths, sparse
+from optimizers import NUM_STATES, RULES, Oracle, eighths, sparse
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -20,21 +20,6 @@ pytestmark = pytest.mark.devices(
 ops = torch.ops.myemb
 update_ = ops.embedding_update_
 ROWS = 40
-
-RULES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    # name: the case whose optimizer it is, its options, those of the operator's first step
-    "sgd": ("sgd", {"weight_decay": 0.01, "lr": 0.5}, {"rule": "sgd"}),
-    "momentum": ("momentum", {"lr": 0.5}, {"rule": "sgd", "momentum": 0.875}),
-    "adagrad": ("adagrad", {"lr": 0.5, "eps": 0.01}, {"rule": "adagrad"}),
-    "row wise": ("row wise", {"lr": 0.5, "eps": 0.01}, {"rule": "row_wise_adagrad"}),
-    "adam": (
-        "adamw",
-        {"lr": 0.5, "eps": 0.01, "betas": (0.5, 0.75), "weight_decay": 0.01},
-        {"rule": "adam", "beta1": 0.5, "beta2": 0.75, "shrink": 0.005, "weight_decay": 0.0}
-        | {"eps": 0.005},  # the root of 1 - beta2 times that
-    ),
-}
-NUM_STATES = {"sgd": 0, "momentum": 1, "adagrad": 1, "row wise": 1, "adam": 2}
 
 
 def call(rule: str, weight: Tensor, grad: Tensor, *where: Any, **more: Any) -> list[Tensor]:
