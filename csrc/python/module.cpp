@@ -11,6 +11,8 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
+
 namespace {
 
 namespace py = pybind11;
@@ -170,26 +172,45 @@ std::shared_ptr<py::object> kept(py::object function) {
   return {new py::object(std::move(function)), drop};
 }
 
+// Made once: every step of every table looks the same names up.
+template <size_t kSize>
+struct Name {
+  consteval Name(const char (&name)[kSize]) { std::copy_n(name, kSize, text); }
+  char text[kSize];
+};
+
+template <Name kName>
+PyObject* interned() {
+  static PyObject* const name = PyUnicode_InternFromString(kName.text);
+  return name;
+}
+
 myemb::UpdateOptions update_options(const py::dict& named) {
   myemb::UpdateOptions options;
-  const auto read = [&](const char* name, auto& option) {
-    if (named.contains(name)) option = named[name].cast<std::decay_t<decltype(option)>>();
+  const auto read = [&](PyObject* name, auto& option) {
+    using T = std::decay_t<decltype(option)>;
+    if (PyObject* const value = PyDict_GetItemWithError(named.ptr(), name)) {
+      option = py::handle(value).cast<T>();
+    }
   };
-  options.rule = myemb::update_rule(named["rule"].cast<std::string>());
-  options.rounding = myemb::rounding(named["rounding"].cast<std::string>());
-  read("lr", options.lr);
-  read("eps", options.eps);
-  read("weight_decay", options.weight_decay);
-  read("shrink", options.shrink);
-  read("maximize", options.maximize);
-  read("momentum", options.momentum);
-  read("dampening", options.dampening);
-  read("nesterov", options.nesterov);
-  read("beta1", options.beta1);
-  read("beta2", options.beta2);
-  read("amsgrad", options.amsgrad);
-  read("seed", options.seed);
-  read("step", options.step);
+  std::string rule, rounding;
+  read(interned<"rule">(), rule);
+  read(interned<"rounding">(), rounding);
+  options.rule = myemb::update_rule(rule);
+  options.rounding = myemb::rounding(rounding);
+  read(interned<"lr">(), options.lr);
+  read(interned<"eps">(), options.eps);
+  read(interned<"weight_decay">(), options.weight_decay);
+  read(interned<"shrink">(), options.shrink);
+  read(interned<"maximize">(), options.maximize);
+  read(interned<"momentum">(), options.momentum);
+  read(interned<"dampening">(), options.dampening);
+  read(interned<"nesterov">(), options.nesterov);
+  read(interned<"beta1">(), options.beta1);
+  read(interned<"beta2">(), options.beta2);
+  read(interned<"amsgrad">(), options.amsgrad);
+  read(interned<"seed">(), options.seed);
+  read(interned<"step">(), options.step);
   return options;
 }
 

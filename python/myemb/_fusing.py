@@ -100,13 +100,24 @@ class _NextStep:
 
     def __init__(self, optimizer: weakref.ref[TableOptimizer], table: Tensor) -> None:
         self._optimizer, self._table = optimizer, table
+        self._place = 0, 0  # of its group, and in it
 
     def __call__(self, sparse: bool) -> tuple[list[Tensor], dict[str, Any]]:
         optimizer = self._optimizer()
         assert optimizer is not None, "it keeps what calls this"
-        for group in optimizer.param_groups:
-            if any(param is self._table for param in group["params"]):
-                return optimizer.next_update(self._table, group, sparse)
+        return optimizer.next_update(self._table, self._group(optimizer.param_groups), sparse)
+
+    def _group(self, groups: list[dict[str, Any]]) -> dict[str, Any]:
+        """The parameter group of the table, which is looked for where it was the last time."""
+        g, p = self._place
+        if g < len(groups) and p < len(groups[g]["params"]):
+            if groups[g]["params"][p] is self._table:
+                return groups[g]
+        for g, group in enumerate(groups):
+            for p, param in enumerate(group["params"]):
+                if param is self._table:
+                    self._place = g, p
+                    return group
         raise RuntimeError("a fused table is not among the parameters of its optimizer any more")
 
 

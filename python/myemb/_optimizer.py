@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ._sharding import is_sharded, local_parts
 
@@ -60,6 +61,8 @@ class TableOptimizer(torch.optim.Optimizer):
     A subclass says which states a parameter has and what the numbers of its next step are.
     """
 
+    _counts_steps = True  # among the states; stochastic rounding always does
+
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         for name in ("capturable", "differentiable"):
             if defaults.get(name):
@@ -91,7 +94,11 @@ class TableOptimizer(torch.optim.Optimizer):
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
 
-    @torch.no_grad()
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Sets all gradients to ``None``, or to zero: ``torch.optim.Optimizer.zero_grad``."""
+        if self._with_gradient() or torch.autograd._profiler_enabled():
+            super().zero_grad(set_to_none)
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates every parameter that has a gradient.
 
@@ -101,15 +108,45 @@ class TableOptimizer(torch.optim.Optimizer):
         Returns:
             The loss, or ``None``.
         """
+        if self._is_observed():
+            return self._observed_step() if closure is None else self._observed_step(closure)
+        return self._step(closure)
+
+    # torch wraps the step of a class that does not say so. Its hooks and its mark for the profiler
+    # take longer than the steps of small tables, and fused ones have nothing else to do here.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _is_observed(self) -> bool:
+        if type(self).step is not TableOptimizer.step:
+            return False  # by whoever wraps the step of that class
+        hooks = (
+            self._optimizer_step_pre_hooks,
+            self._optimizer_step_post_hooks,
+            _global_optimizer_pre_hooks,
+            _global_optimizer_post_hooks,
+        )
+        return any(hooks) or torch.autograd._profiler_enabled()
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, param.grad, group)
+        if found := self._with_gradient():
+            with torch.no_grad():
+                for param, grad, group in found:
+                    self._update(param, grad, group)
         return loss
+
+    _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
+
+    def _with_gradient(self) -> list[tuple[Tensor, Tensor, dict[str, Any]]]:
+        return [
+            (param, param.grad, group)
+            for group in self.param_groups
+            for param in group["params"]
+            if param.grad is not None
+        ]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the state of an optimizer of this class, or of torch's class of that name."""
@@ -156,14 +193,14 @@ class TableOptimizer(torch.optim.Optimizer):
         self, param: Tensor, group: dict[str, Any], sparse: bool
     ) -> tuple[list[Tensor], dict[str, Any]]:
         """Counts a step; returns the states and the keyword arguments of ``embedding_update_``."""
-        state = self.state[param]
-        step = self._count_step(state)
+        state, rounding = self.state[param], _rounding(param, group)
+        step = self._count_step(state) if self._counts_steps or rounding == "stochastic" else 0
         options = self._options(group, state, step, sparse)
         if "lr" not in options:
             options["lr"] = float(group["lr"])
         options |= {
             "maximize": group["maximize"],
-            "rounding": _rounding(param, group),
+            "rounding": rounding,
             "seed": group["seed"],
             "step": step,
         }
@@ -172,7 +209,7 @@ class TableOptimizer(torch.optim.Optimizer):
     @staticmethod
     def _count_step(state: dict[str, Any]) -> int:
         step = state.get("step")
-        count = int(step or 0) + 1  # torch.optim.SparseAdam has an int
+        count = 1 if step is None else int(step) + 1  # torch.optim.SparseAdam has an int
         if isinstance(step, Tensor) and step.device.type == "cpu" and count < _MAX_FLOAT32_STEP:
             step.fill_(count)
         else:

@@ -61,6 +61,8 @@ class SGD(TableOptimizer):
         ValueError: An argument is out of its range.
     """
 
+    _counts_steps = False
+
     def __init__(
         self,
         params: Params,
