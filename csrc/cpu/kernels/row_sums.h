@@ -10,6 +10,10 @@ namespace myemb::MYEMB_ISA {
 // the caches.
 inline constexpr int64_t kStreamZeroBytes = int64_t{12} << 20;
 
+// Rows of an output that do not follow each other are asked for so many segments ahead: the
+// processor sees only what goes on without gaps.
+inline constexpr int64_t kOutAhead = 8;
+
 // Elements from one row of the output to the next.
 MYEMB_INLINE int64_t out_stride(const SegmentSum& args) {
   return args.out_stride ? args.out_stride : args.rows.dim;
@@ -100,8 +104,11 @@ class RowSums {
     const int64_t stride = out_stride(args_);
     const bool average = args_.average, rounded = rounded_, streamed = streamed_;
     void* const out = args_.out;
+    const bool apart = stride != args_.rows.dim && rounded && !streamed;
+    const TilePrefetch<T, L, V> later_out(static_cast<T*>(out), columns, stride * sizeof(T));
     int64_t all_left_out = 0;
     for (int64_t s = begin; s < end; ++s) {
+      if (apart) later_out.ask(s + kOutAhead);
       const int64_t first = segments.begin(s), last = segments.end(s);
       Vector<A, L> sum[V];
       const int64_t left_out = tile.add_segment(first, last, sum);
