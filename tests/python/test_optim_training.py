@@ -23,6 +23,10 @@ from optimizers import (
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from myemb import optim
 from myemb.nn import Embedding
@@ -210,6 +214,65 @@ def test_hooks_and_parameters_without_a_gradient(case: str, device: str) -> None
     assert calls == ["before", "after"]
     assert torch.equal(tables[1], torch.ones_like(tables[1]))
     assert not optimizer.state.get(tables[1])
+
+
+class HalfStep(optim.SGD):
+    """A step of somebody else's, around ours."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        for group in self.param_groups:
+            group["lr"] /= 2
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, HalfStep])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_hooks_run_once_and_see_the_step(
+    kind: type[optim.SGD], everywhere: bool, device: str
+) -> None:
+    """Of every optimizer or of one, also where a subclass has a step of its own."""
+    table, calls = Parameter(torch.ones(ROWS, WIDTH, device=device)), []
+    optimizer = kind([table], lr=0.5)
+
+    handles = [
+        register_optimizer_step_pre_hook(lambda *_: calls.append(table.sum().item())),
+        register_optimizer_step_post_hook(lambda *_: calls.append(table.sum().item())),
+    ]
+    if not everywhere:
+        for handle in handles:
+            handle.remove()
+        optimizer.register_step_pre_hook(lambda *_: calls.append(table.sum().item()))
+        optimizer.register_step_post_hook(lambda *_: calls.append(table.sum().item()))
+    try:
+        train(optimizer, table, [torch.ones_like(table)])
+    finally:
+        for handle in handles:
+            handle.remove()
+    lr = optimizer.param_groups[0]["lr"]
+    assert calls == [ROWS * WIDTH, ROWS * WIDTH * (1 - lr)]
+
+
+def test_a_profiler_sees_steps(device: str) -> None:
+    optimizer = optim.SGD([Parameter(torch.ones(ROWS, WIDTH, device=device))])
+    with torch.autograd.profiler.profile() as profile:
+        optimizer.zero_grad()
+        optimizer.step()
+    names = {event.name for event in profile.function_events}
+    assert {"Optimizer.step#SGD.step", "Optimizer.zero_grad#SGD.zero_grad"} <= names
+
+
+def test_steps_are_counted_where_a_rule_or_rounding_wants_them(device: str) -> None:
+    """As torch: SGD without momentum has no state, and so none to save."""
+    for dtype, rounding, counted in [
+        (torch.float32, "nearest", False),
+        (torch.float32, "stochastic", False),
+        (torch.bfloat16, "nearest", False),
+        (torch.bfloat16, "stochastic", True),
+    ]:
+        table = Parameter(torch.ones(ROWS, WIDTH, dtype=dtype, device=device))
+        optimizer = optim.SGD([table], rounding=rounding)
+        train(optimizer, table, [torch.ones_like(table)] * 2)
+        assert optimizer.state[table] == ({"step": 2} if counted else {})
 
 
 def test_named_parameters(device: str) -> None:
