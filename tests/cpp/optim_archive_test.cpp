@@ -7,33 +7,19 @@
 #include <sstream>
 #include <vector>
 
-#include "testing.h"
+#include "optim_testing.h"
 
 namespace myemb {
 namespace {
 
-using optim::AdagradOptions;
-using optim::AdamOptions;
-using optim::AdamWOptions;
-using optim::RoundingOptions;
-using optim::SGDOptions;
 using testing::close;
+using testing::copies;
 using testing::expect_error;
 using testing::leaf;
+using testing::Tensors;
 using torch::optim::OptimizerParamGroup;
-using Tensors = std::vector<at::Tensor>;
 
 constexpr int kSteps = 20;
-
-Tensors copies(const Tensors& tensors) {
-  Tensors copied;
-  for (const at::Tensor& tensor : tensors) {
-    copied.push_back(at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options())
-                         .copy_(tensor.detach())
-                         .requires_grad_());
-  }
-  return copied;
-}
 
 // Steps [begin, end) of a training that depends on the step alone.
 void train(torch::optim::Optimizer& optimizer, int begin, int end) {

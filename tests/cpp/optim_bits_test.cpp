@@ -3,15 +3,10 @@
 
 #include <myemb/optim.h>
 
-#include "testing.h"
+#include "optim_testing.h"
 
 namespace myemb {
 namespace {
-
-using optim::AdagradOptions;
-using optim::AdamOptions;
-using optim::AdamWOptions;
-using optim::SGDOptions;
 
 template <typename Ours, typename Options>
 int64_t checksum_of_training(const Options& options) {

@@ -13,23 +13,18 @@
 #include <optional>
 #include <vector>
 
-#include "testing.h"
+#include "optim_testing.h"
 
 namespace myemb {
 namespace {
 
-using optim::AdagradOptions;
-using optim::AdamOptions;
-using optim::AdamWOptions;
 using optim::fuse_in_backward;
 using optim::FusedTables;
-using optim::RoundingOptions;
-using optim::SGDOptions;
 using testing::close;
 using testing::expect_error;
 using testing::leaf;
 using testing::longs;
-using Tensors = std::vector<at::Tensor>;
+using testing::Tensors;
 using Loss = std::function<at::Tensor(const at::Tensor& table)>;
 
 // A lookup with duplicates, and its sparse gradient.

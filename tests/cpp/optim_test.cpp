@@ -9,35 +9,20 @@
 #include <utility>
 #include <vector>
 
-#include "testing.h"
+#include "optim_testing.h"
 
 namespace myemb {
 namespace {
 
-using optim::AdagradOptions;
-using optim::AdamOptions;
-using optim::AdamWOptions;
-using optim::RoundingOptions;
-using optim::SGDOptions;
 using testing::close;
+using testing::copies;
 using testing::expect_error;
 using testing::leaf;
 using testing::longs;
+using testing::Tensors;
 using torch::optim::OptimizerParamGroup;
-using Tensors = std::vector<at::Tensor>;
 
 constexpr int kSteps = 20;
-
-Tensors copies(const Tensors& tensors) {
-  Tensors copied;
-  for (const at::Tensor& tensor : tensors) {
-    // Strides and all: clone() would make a transposed one contiguous.
-    copied.push_back(at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options())
-                         .copy_(tensor.detach()));
-    copied.back().requires_grad_();
-  }
-  return copied;
-}
 
 void set_gradient(const at::Tensor& param, const at::Tensor& grad) { param.mutable_grad() = grad; }
 
