@@ -110,63 +110,54 @@ class _Lookups:
         return cls(lookups.reshape(-1), starts, factors, lookups.size(1))
 
 
-def _embedding_bag_tables(
-    info: Any,
-    in_dims: Sequence[Any],
-    weights: list[Tensor],
-    indices: Tensor,
-    offsets: Tensor,
-    feature_tables: list[int] | None = None,
-    modes: list[int] | None = None,
-    per_sample_weights: Tensor | None = None,
-    padding_idx: list[int] | None = None,
-    sparse_tables: Sequence[int] = (),
-) -> tuple[Tensor, int]:
-    dims = _padded(in_dims, 8)
-    tables = _Tables.of(info.batch_size, dims[0], feature_tables)
+class _Forward(NamedTuple):
+    """The arguments of embedding_bag_tables; embedding_bag_tables_max has all but the last."""
+
+    weights: list[Tensor]
+    indices: Tensor
+    offsets: Tensor
+    feature_tables: list[int] | None = None
+    modes: list[int] | None = None
+    per_sample_weights: Tensor | None = None
+    padding_idx: list[int] | None = None
+    sparse_tables: Sequence[int] = ()
+
+
+def _joined(batch: int, in_dims: Sequence[Any], call: _Forward) -> tuple[_Forward, int]:
+    """The call for all elements, and the number of lookups of one."""
+    dims: Any = _Forward(*in_dims)  # which lack those of arguments that the caller left out, too
+    tables = _Tables.of(batch, dims.weights, call.feature_tables)
     lookups = _Lookups.of(
-        info.batch_size, (indices, dims[1]), (offsets, dims[2]), (per_sample_weights, dims[5])
+        batch,
+        (call.indices, dims.indices),
+        (call.offsets, dims.offsets),
+        (call.per_sample_weights, dims.per_sample_weights),
     )
-    output = _ops.embedding_bag_tables(
-        tables.weights(weights),
+    joined = _Forward(
+        tables.weights(call.weights),
         lookups.indices,
         lookups.offsets,
         tables.features,
-        tables.each(modes),
+        tables.each(call.modes),
         lookups.per_sample_weights,
-        tables.each(padding_idx),
-        tables.shared(sparse_tables),
+        tables.each(call.padding_idx),
+        tables.shared(call.sparse_tables),
     )
-    return _split_columns(output, info.batch_size), 1
+    return joined, lookups.num_lookups
+
+
+def _embedding_bag_tables(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Tensor, int]:
+    call, _ = _joined(info.batch_size, in_dims, _Forward(*arguments))
+    return _split_columns(_ops.embedding_bag_tables(*call), info.batch_size), 1
 
 
 def _embedding_bag_tables_max(
-    info: Any,
-    in_dims: Sequence[Any],
-    weights: list[Tensor],
-    indices: Tensor,
-    offsets: Tensor,
-    feature_tables: list[int] | None = None,
-    modes: list[int] | None = None,
-    per_sample_weights: Tensor | None = None,
-    padding_idx: list[int] | None = None,
+    info: Any, in_dims: Sequence[Any], *arguments: Any
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    dims = _padded(in_dims, 7)
-    tables = _Tables.of(info.batch_size, dims[0], feature_tables)
-    lookups = _Lookups.of(
-        info.batch_size, (indices, dims[1]), (offsets, dims[2]), (per_sample_weights, dims[5])
-    )
-    output, positions = _ops.embedding_bag_tables_max(
-        tables.weights(weights),
-        lookups.indices,
-        lookups.offsets,
-        tables.features,
-        tables.each(modes),
-        lookups.per_sample_weights,
-        tables.each(padding_idx),
-    )
+    call, num_lookups = _joined(info.batch_size, in_dims, _Forward(*arguments))
+    output, positions = _ops.embedding_bag_tables_max(*call[:-1])
     positions = _split_columns(positions, info.batch_size).movedim(1, 0)
-    positions = positions_in_element(positions, lookups.num_lookups)
+    positions = positions_in_element(positions, num_lookups)
     return (_split_columns(output, info.batch_size), positions), (1, 0)
 
 
@@ -291,11 +282,6 @@ RULES: dict[str, Callable[..., Any]] = {
         _embedding_bag_tables_per_sample_weights_backward
     ),
 }
-
-
-def _padded(in_dims: Sequence[Any], count: int) -> list[Any]:
-    """The batch dimensions of all arguments, of those too that the caller left out."""
-    return [*in_dims, *[None] * (count - len(in_dims))]
 
 
 def _split_columns(rows: Tensor, batch: int) -> Tensor:

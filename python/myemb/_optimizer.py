@@ -85,8 +85,15 @@ class TableOptimizer(torch.optim.Optimizer):
 
     @classmethod
     def __subclasses__(cls) -> list[type[Any]]:
-        """None: who lists all optimizers by their names is to find torch's, and each name once."""
-        return []
+        """Those by others, also of our own subclasses, which have names of torch's.
+
+        Who lists the subclasses of ``torch.optim.Optimizer`` by name, as class_resolver does as it
+        is imported, has to find every name once.
+        """
+        found: list[type[Any]] = []
+        for each in type.__subclasses__(cls):
+            found += each.__subclasses__() if each.__module__ == "myemb.optim" else [each]
+        return found
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -259,8 +259,8 @@ def embedding_bag_tables(
 
     Raises:
         ValueError: A shape, a mode, ``feature_tables`` or the size of ``offsets`` does not fit.
-        RuntimeError: A dtype does not fit, or an index, an offset or ``padding_idx`` is out of
-            range.
+        RuntimeError: A dtype does not fit, or an index or an offset is out of range.
+        AssertionError: A ``padding_idx`` is not in ``[-V, V)`` of its table.
     """
     tensors = (input, *weights, offsets, per_sample_weights)
     if has_torch_function(tensors):
@@ -280,17 +280,7 @@ def embedding_bag_tables(
         )
     count = len(weights)
     modes = [MODES.get(m, UNKNOWN_MODE) for m in for_tables(mode, count, "mode")]
-    rows = None
-    if padding_idx is not None:
-        rows = [
-            -1 if padding is None else padding_row(padding, weight.size(0))
-            for padding, weight in zip(
-                for_tables(padding_idx, count, "padding_idx"), weights, strict=True
-            )
-        ]
-    sparse_tables = [
-        t for t, is_sparse in enumerate(for_tables(sparse, count, "sparse")) if is_sparse
-    ]
+    sparse_tables = [t for t, wanted in enumerate(for_tables(sparse, count, "sparse")) if wanted]
     arguments = (
         weights,
         input,
@@ -298,7 +288,7 @@ def embedding_bag_tables(
         feature_tables,
         modes,
         per_sample_weights,
-        rows,
+        _padding_rows(for_tables(padding_idx, count, "padding_idx"), weights),
         sparse_tables,
     )
     if max_norm is not None:
@@ -369,6 +359,16 @@ def padding_row(padding_idx: int, num_embeddings: int) -> int:
     if not -num_embeddings <= padding_idx < num_embeddings:
         raise AssertionError("Padding_idx must be within num_embeddings")
     return padding_idx + num_embeddings if padding_idx < 0 else padding_idx
+
+
+def _padding_rows(each: Sequence[int | None], weights: Sequence[Tensor]) -> list[int] | None:
+    """As the operator takes them: -1 for a table that has none, None if no table has one."""
+    if all(padding_idx is None for padding_idx in each):
+        return None
+    return [
+        -1 if padding_idx is None else padding_row(padding_idx, weight.size(0))
+        for padding_idx, weight in zip(each, weights, strict=True)
+    ]
 
 
 def _renorm_for_lookup(weight: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> None:

@@ -98,15 +98,24 @@ def test_one_module_assigned_to_another_name(device: str) -> None:
 def test_a_list_of_all_optimizers_by_name_has_torchs() -> None:
     """class_resolver, and with it pykeen, makes one as it is imported, and wants no name twice."""
 
+    class Derived(optim.AdamW):
+        pass
+
+    class DerivedAgain(Derived):
+        pass
+
     def below(base: type[Any]) -> Iterator[type[Any]]:
         for each in base.__subclasses__():
             yield each
             yield from below(each)
 
-    found = {each.__name__: each for each in below(torch.optim.Optimizer)}
+    found = list(below(torch.optim.Optimizer))
+    names = [each.__name__ for each in found]
     for name in ("SGD", "Adagrad", "Adam", "AdamW"):
-        assert found[name] is getattr(torch.optim, name)
+        assert names.count(name) == 1 and getattr(torch.optim, name) in found
         assert issubclass(getattr(optim, name), torch.optim.Optimizer)
+    assert found.count(Derived) == found.count(DerivedAgain) == 1
+    assert optim.Adam.__subclasses__() == [Derived] and Derived.__subclasses__() == [DerivedAgain]
 
 
 def test_inference_mode_and_training_take_turns(device: str) -> None:
