@@ -71,6 +71,22 @@ def gpu(request: pytest.FixtureRequest) -> Gpu:
     return Gpu(architecture(request.param), simulator.seed_of(request.node.nodeid))
 
 
+@pytest.fixture
+def no_vmap_fallback() -> Iterator[None]:
+    """vmap's loop over the elements is an error: there are rules for everything."""
+    torch._C._functorch._set_vmap_fallback_enabled(False)
+    yield
+    torch._C._functorch._set_vmap_fallback_enabled(True)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """torch.compile knows nothing of other tests."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(autouse=True)
 def seed() -> Iterator[None]:
     threads = torch.get_num_threads()

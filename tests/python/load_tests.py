@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,14 +23,6 @@ from myemb.functional import embedding, embedding_bag, embedding_bag_tables, emb
 
 THREADS = 8
 ROWS, WIDTH = 300, 64
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.manual_seed(20)
-    yield
-    torch.set_num_threads(before)
 
 
 # ---- threads -------------------------------------------------------------------------------------

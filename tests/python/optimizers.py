@@ -50,6 +50,10 @@ TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,
     "AdamW": torch.optim.AdamW,
 }
+ADAGRAD: dict[str, Any] = {"lr": 0.1, "lr_decay": 0.1, "weight_decay": DECAY, "maximize": True}
+ADAGRAD |= {"initial_accumulator_value": 0.5, "eps": 0.01}
+AMSGRAD: dict[str, Any] = {"lr": 0.01, "betas": (0.5, 0.75), "eps": 0.01, "amsgrad": True}
+AMSGRAD |= {"weight_decay": DECAY, "maximize": True}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {"lr": 0.05}),
     "sgd decay": ("SGD", {"lr": 0.05, "weight_decay": DECAY, "maximize": True}),
@@ -60,57 +64,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "nesterov": ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": DECAY}),
     "adagrad": ("Adagrad", {}),
-    "adagrad options": (
-        "Adagrad",
-        {
-            "lr": 0.1,
-            "lr_decay": 0.1,
-            "weight_decay": DECAY,
-            "initial_accumulator_value": 0.5,
-            "eps": 0.01,
-            "maximize": True,
-        },
-    ),
+    "adagrad options": ("Adagrad", ADAGRAD),
     "row wise": ("RowWiseAdagrad", {}),
-    "row wise options": (
-        "RowWiseAdagrad",
-        {
-            "lr": 0.1,
-            "lr_decay": 0.1,
-            "weight_decay": DECAY,
-            "initial_accumulator_value": 0.5,
-            "eps": 0.01,
-            "maximize": True,
-        },
-    ),
+    "row wise options": ("RowWiseAdagrad", ADAGRAD),
     "adam": ("Adam", {"lr": 0.01}),
-    "amsgrad": (
-        "Adam",
-        {
-            "lr": 0.01,
-            "betas": (0.5, 0.75),
-            "eps": 0.01,
-            "amsgrad": True,
-            "weight_decay": DECAY,
-            "maximize": True,
-        },
-    ),
+    "amsgrad": ("Adam", AMSGRAD),
     "adam decoupled": (
         "Adam",
         {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 0.01},
     ),
     "adamw": ("AdamW", {"lr": 0.01}),
-    "adamw amsgrad": (
-        "AdamW",
-        {
-            "lr": 0.01,
-            "betas": (0.5, 0.75),
-            "eps": 0.01,
-            "amsgrad": True,
-            "weight_decay": 0.1,
-            "maximize": True,
-        },
-    ),
+    "adamw amsgrad": ("AdamW", AMSGRAD | {"weight_decay": 0.1}),
 }
 
 # The first step of a rule of the operator: the case of CASES that it is, with its options, and the

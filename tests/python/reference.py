@@ -7,9 +7,12 @@ mean and max, frequency scaling with sparse gradients, second derivatives of bag
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 
 def frequencies(indices: Tensor, num_rows: int) -> Tensor:
@@ -125,3 +128,14 @@ def row_wise_adagrad(
     if weight.size(1):
         sums += gradient.square().mean(1)
     weight -= lr * gradient / (sums.sqrt() + eps).unsqueeze(1)
+
+
+def vmap_loop(function: Callable[..., Any], in_dims: Sequence[int | None], *arguments: Any) -> Any:
+    """What ``torch.vmap`` means: the results of the elements, stacked."""
+    pairs = list(zip(arguments, in_dims, strict=True))
+    (size,) = {argument.size(dim) for argument, dim in pairs if dim is not None}
+    results = []
+    for element in range(size):
+        own = [each if dim is None else each.select(dim, element) for each, dim in pairs]
+        results.append(function(*own))
+    return tree_map(lambda *each: torch.stack(each), *results)

@@ -307,11 +307,10 @@ def test_parametrized_tables() -> None:
     torch.testing.assert_close(collection(batch), expected)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("form", ["matrices", "pairs"])
 def test_compile(form: str) -> None:
-    torch._dynamo.reset()
     collection, batch = EmbeddingBagCollection(TABLES), BATCHES[form]()
     compiled = torch.compile(collection, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(batch), collection(batch))
     compiled(batch).sum().backward()
-    torch._dynamo.reset()

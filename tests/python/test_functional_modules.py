@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,14 +12,8 @@ from torch.func import functional_call, grad, grad_and_value, hessian, jvp, stac
 
 from myemb import nn
 
+pytestmark = pytest.mark.usefixtures("no_vmap_fallback")
 ROWS, WIDTH, MODELS, SAMPLES = 6, 3, 4, 5
-
-
-@pytest.fixture(autouse=True)
-def no_fallback() -> Iterator[None]:
-    torch._C._functorch._set_vmap_fallback_enabled(False)
-    yield
-    torch._C._functorch._set_vmap_fallback_enabled(True)
 
 
 class Model(torch.nn.Module):

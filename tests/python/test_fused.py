@@ -8,7 +8,7 @@ import pytest
 import torch
 from fused import ROWS, STEPS, WIDTH, Pair, bags, table, weighted
 from inputs import indices, offsets
-from optimizers import each_case, ours
+from optimizers import each_case, ours, sparse
 from torch import Tensor, nn
 
 import myemb
@@ -75,10 +75,7 @@ def test_maxima(case: str, device: str) -> None:
         fused(lookups, starts, factors).backward(gradient)
         plain(lookups, starts, factors).backward(gradient)
         rows = lookups[lookups != 0].unique()
-        values = plain.weight.grad[rows]
-        plain.weight.grad = torch.sparse_coo_tensor(
-            rows[None], values, plain.weight.shape, check_invariants=False
-        )
+        plain.weight.grad = sparse(rows, plain.weight.grad[rows], ROWS)
         other.step()
         other.zero_grad()
     assert torch.equal(fused.weight, plain.weight)
@@ -127,9 +124,7 @@ def test_maxima_and_sums_of_one_table(case: str, device: str) -> None:
         )[0]
     )
     rows = lookups.unique()
-    plain.grad = torch.sparse_coo_tensor(
-        rows[None], dense[rows], plain.shape, check_invariants=False
-    )
+    plain.grad = sparse(rows, dense[rows], ROWS)
     ours(case, [plain]).step()
     torch.testing.assert_close(maxima.weight, plain)
     untouched = torch.ones(ROWS, dtype=torch.bool)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fused import ROWS, STEPS, WIDTH, Pair, bags, table, weighted
 from inputs import MODES, indices
-from optimizers import eighths, ours
+from optimizers import eighths, ours, sparse
 from torch import Tensor, nn
 
 import myemb
@@ -208,10 +208,7 @@ def test_tables_of_16_bits(rounding: str, mode: str, device: str) -> None:
         plain(lookups).backward(gradient)
         if mode == "max":
             rows = lookups.unique()
-            values = plain.weight.grad[rows]
-            plain.weight.grad = torch.sparse_coo_tensor(
-                rows[None], values, plain.weight.shape, check_invariants=False
-            )
+            plain.weight.grad = sparse(rows, plain.weight.grad[rows], ROWS)
         other.step()
         other.zero_grad()
     assert torch.equal(module.weight, plain.weight)

@@ -18,14 +18,12 @@ ROWS, WIDTH = 50, 8
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler(device: str) -> Iterator[None]:
+def no_caches(device: str, fresh_compiler: None) -> Iterator[None]:
     """Nothing is taken from caches of graphs, which know torch's version and not ours."""
-    torch._dynamo.reset()
     counters.clear()
     settings = torch._inductor.config.patch(fx_graph_cache=False)
     with settings, torch._functorch.config.patch(enable_autograd_cache=False):
         yield
-    torch._dynamo.reset()
 
 
 def compilations() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -230,16 +230,10 @@ def test_forward_mode_with_a_tangent_of_one_table() -> None:
     torch.testing.assert_close(out.tangent, call.together([zeros[0], tangent, zeros[2]], None))
 
 
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_compile(weighted: bool, dynamic: bool, fresh_compiler: None) -> None:
+def test_compile(weighted: bool, dynamic: bool) -> None:
     call = make_call(
         widths=(3, 8, 5),
         factors=torch.float32 if weighted else None,

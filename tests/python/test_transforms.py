@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,16 +16,9 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 from myemb import nn
 from myemb.functional import embedding, embedding_bag
 
+pytestmark = pytest.mark.usefixtures("no_vmap_fallback")
 LOOKUPS = torch.tensor([4, 1, 1, 0, 5, 1, 3])
 OFFSETS = torch.tensor([0, 3, 3, 5])
-
-
-@pytest.fixture(autouse=True)
-def no_fallback() -> Iterator[None]:
-    """vmap's for-loop fallback is an error here: there are rules for everything."""
-    torch._C._functorch._set_vmap_fallback_enabled(False)
-    yield
-    torch._C._functorch._set_vmap_fallback_enabled(True)
 
 
 def table(device: str, *shape: int) -> Tensor:

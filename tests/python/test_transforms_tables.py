@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import reference
 import torch
+from reference import vmap_loop
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.autograd.functional import jacobian
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
-from torch.utils._pytree import tree_map
 
 from myemb.functional import embedding, embedding_bag, embedding_bag_tables, embedding_renorm_
 
+pytestmark = pytest.mark.usefixtures("no_vmap_fallback")
 BATCH, LOOKUPS, BAGS = 3, 8, 2
 ROWS, WIDTHS, FEATURES = (5, 6), (3, 2), [0, 1, 0]
 MODES = [["sum", "mean"], ["max", "sum"]]
 PADDING = [1, None]
 ops = torch.ops.myemb
 modes = pytest.mark.parametrize("modes", MODES)
-
-
-@pytest.fixture(autouse=True)
-def no_fallback() -> Iterator[None]:
-    """vmap's for-loop fallback is an error here: there are rules for everything."""
-    torch._C._functorch._set_vmap_fallback_enabled(False)
-    yield
-    torch._C._functorch._set_vmap_fallback_enabled(True)
 
 
 def tables(*batch: int) -> list[Tensor]:
@@ -99,17 +92,6 @@ def theirs(modes: list[str]) -> Callable[..., Tensor]:
     return function
 
 
-def loop(function: Callable[..., Any], dims: tuple[int | None, ...], *arguments: Tensor) -> Any:
-    results = []
-    for element in range(BATCH):
-        own = [
-            argument if dim is None else argument.select(dim, element)
-            for argument, dim in zip(arguments, dims, strict=True)
-        ]
-        results.append(function(*own))
-    return tree_map(lambda *each: torch.stack(each), *results)
-
-
 def batch(dims: tuple[int | None, ...]) -> list[Tensor]:
     """Two tables, lookups, offsets and factors, batched along these dimensions."""
     plain = [*tables(), lookups(), offsets(), factors()]
@@ -135,7 +117,7 @@ def test_vmap_is_a_loop(modes: list[str], dims: tuple[int | None, ...]) -> None:
     arguments = batch(dims)
     leaves = [each.requires_grad_() for each in arguments if each.is_floating_point()]
     actual = vmap(ours(modes), dims)(*arguments)
-    expected = loop(theirs(modes), dims, *arguments)
+    expected = vmap_loop(theirs(modes), dims, *arguments)
     torch.testing.assert_close(actual, expected)
     upstream = torch.randn_like(expected)
     torch.testing.assert_close(
@@ -151,7 +133,7 @@ def test_vmap_is_a_loop(modes: list[str], dims: tuple[int | None, ...]) -> None:
 def test_transforms_under_vmap(modes: list[str], dims: tuple[int | None, ...]) -> None:
     arguments = batch(dims)
     of_each = grad(cubes(ours(modes)), WANTED)
-    expected = loop(grad(cubes(theirs(modes)), WANTED), dims, *arguments)
+    expected = vmap_loop(grad(cubes(theirs(modes)), WANTED), dims, *arguments)
     torch.testing.assert_close(vmap(of_each, dims)(*arguments), expected)
 
     def tangent(function: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -166,10 +148,11 @@ def test_transforms_under_vmap(modes: list[str], dims: tuple[int | None, ...]) -
         return pushed
 
     torch.testing.assert_close(
-        vmap(tangent(ours(modes)), dims)(*arguments), loop(tangent(theirs(modes)), dims, *arguments)
+        vmap(tangent(ours(modes)), dims)(*arguments),
+        vmap_loop(tangent(theirs(modes)), dims, *arguments),
     )
     second = hessian(cubes(ours(modes)), (0, 4))
-    expected = loop(jacrev(jacrev(cubes(theirs(modes)), (0, 4)), (0, 4)), dims, *arguments)
+    expected = vmap_loop(jacrev(jacrev(cubes(theirs(modes)), (0, 4)), (0, 4)), dims, *arguments)
     torch.testing.assert_close(vmap(second, dims)(*arguments), expected)
 
 

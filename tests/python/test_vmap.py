@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from inputs import MODES
+from reference import vmap_loop
 from simulator import fatal_on_a_gpu
 from torch import Tensor
 from torch.func import grad, vmap
 
 from myemb.functional import embedding, embedding_bag, embedding_renorm_
 
+pytestmark = pytest.mark.usefixtures("no_vmap_fallback")
 BATCH, ROWS, WIDTH = 3, 5, 4
 ops = torch.ops.myemb
-
-
-@pytest.fixture(autouse=True)
-def no_fallback() -> Iterator[None]:
-    torch._C._functorch._set_vmap_fallback_enabled(False)
-    yield
-    torch._C._functorch._set_vmap_fallback_enabled(True)
 
 
 def batched(make: Callable[[], Tensor], dim: int | None) -> Tensor:
@@ -31,23 +26,9 @@ def batched(make: Callable[[], Tensor], dim: int | None) -> Tensor:
     return make() if dim is None else torch.stack([make() for _ in range(BATCH)], dim)
 
 
-def loop(function: Callable[..., Any], in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-    """What vmap means."""
-    results = []
-    for element in range(BATCH):
-        own = [
-            argument if dim is None else argument.select(dim, element)
-            for argument, dim in zip(arguments, in_dims, strict=True)
-        ]
-        results.append(function(*own))
-    if isinstance(results[0], tuple):
-        return tuple(torch.stack(each) for each in zip(*results, strict=True))
-    return torch.stack(results)
-
-
 def check(function: Callable[..., Any], in_dims: tuple[int | None, ...], *arguments: Any) -> None:
     torch.testing.assert_close(
-        vmap(function, in_dims)(*arguments), loop(function, in_dims, *arguments)
+        vmap(function, in_dims)(*arguments), vmap_loop(function, in_dims, *arguments)
     )
 
 
@@ -59,7 +40,7 @@ def check_gradients(
     for leaf in leaves:
         leaf.requires_grad_()
     output = vmap(function, in_dims)(*arguments)
-    expected = loop(function, in_dims, *arguments)
+    expected = vmap_loop(function, in_dims, *arguments)
     torch.testing.assert_close(output, expected)
     upstream = torch.randn_like(output)
     actual = torch.autograd.grad(output, leaves, upstream)
@@ -219,7 +200,9 @@ def test_max_norm(dims: tuple[int | None, ...], device: str) -> None:
     weight, rows = batched(weights(device), dims[0]), batched(lookups(device, 2, 2), dims[1])
     expected_weight = weight.clone()
     for function in (embedding, embedding_bag):
-        expected = loop(lambda w, i, f=function: f(i, w, max_norm=0.5), dims, expected_weight, rows)
+        expected = vmap_loop(
+            lambda w, i, f=function: f(i, w, max_norm=0.5), dims, expected_weight, rows
+        )
         actual = vmap(lambda w, i, f=function: f(i, w, max_norm=0.5), dims)(weight, rows)
         torch.testing.assert_close(actual, expected)
         torch.testing.assert_close(weight, expected_weight)
@@ -318,7 +301,7 @@ def test_backward_operators_of_bags(
             else vmapped(rows, factors)[1]
         )
         if position_dim == 0:
-            expected = loop(
+            expected = vmap_loop(
                 lambda i, p: plain(weight, i, None, p, False, padding_idx), dims[1:], rows, factors
             )
             assert torch.equal(positions, expected[1])
