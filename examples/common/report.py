@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from .training import STAGES, TimedTrainer
@@ -22,6 +24,11 @@ ENGINE_COLOURS = {
     "myemb fused": "#1f4e9c",
 }
 STAGE_COLOURS = ("#d9dce1", "#8fb8de", "#3f7fbf", "#1b3a66")
+
+
+def demo_console() -> Console:
+    """What a demo prints on; in a file it has the width of the documents."""
+    return Console(width=None if sys.stdout.isatty() else 88, highlight=False)
 
 
 def engine_table(

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from ..common.report import demo_console
 from .answers import Answers, answer_all
 from .dataset import TERMS, Analogies, fetch, read_questions, read_words
 from .engines import engines, map_vectors
@@ -67,7 +68,7 @@ def main() -> int:
     """Runs the comparison; returns 1 if the engines disagree or know too little."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    console = Console(width=None if sys.stdout.isatty() else 88, highlight=False)
+    console = demo_console()
     try:
         files = fetch()
     except (RuntimeError, subprocess.CalledProcessError) as error:

@@ -6,7 +6,6 @@ Run it from a checkout with ``make demo-languages``, or ``python -m examples.lan
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ..common.training import train_in_turns
+from ..common.report import demo_console
+from ..common.training import train_in_turns, training_parser
 from .dataset import LANGUAGES, TERMS, Corpus, fetch, load
 from .engines import ENGINES, engine
 from .model import DIM
@@ -32,15 +32,8 @@ SENTENCES = Path(__file__).with_name("sentences.txt")
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = training_parser((__doc__ or "").splitlines()[0], 3, ENGINES, PICTURE)
     parser.add_argument("--text", nargs="+", help="identify these sentences")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=512)
-    # As in the MovieLens example: two threads gain little where the machine has other work.
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
-    parser.add_argument("--no-plot", action="store_true", help=f"do not write {PICTURE.name}")
     parser.add_argument("--no-prompt", action="store_true", help="do not ask for sentences")
     return parser.parse_args()
 
@@ -96,7 +89,7 @@ def main() -> int:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", "Sparse invariant checks")  # torch, about its own optimiser
-    console = Console(width=None if sys.stdout.isatty() else 88, highlight=False)
+    console = demo_console()
     try:
         corpus = load(fetch())
     except RuntimeError as error:
@@ -104,13 +97,12 @@ def main() -> int:
         return 1
     describe(corpus, console)
 
-    before = os.getloadavg()[0]
     trainers = [
         Trainer(corpus, engine(name), arguments.seed, arguments.batch_size)
         for name in arguments.engines
     ]
-    train_in_turns(trainers, arguments.epochs, console)
-    console.print(comparison(trainers, (before, os.getloadavg()[0])))
+    load_average = train_in_turns(trainers, arguments.epochs, console)
+    console.print(comparison(trainers, load_average))
     passed = judge(trainers, console)
     texts = arguments.text or SENTENCES.read_text(encoding="utf-8").splitlines()
     console.print(identified(trainers[-1], texts))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..common.bags import Bags
-from ..common.training import Clocks, TimedTrainer
+from ..common.training import TimedEpoch, TimedTrainer
 from .dataset import Corpus
 from .model import Engine, Identifier
 from .ngrams import gram_bags
@@ -18,50 +18,51 @@ LEARNING_RATE = 0.2  # chosen, as the number of epochs, on a part of the trainin
 
 
 @dataclass
-class Epoch(Clocks):
+class Epoch(TimedEpoch):
     """What one epoch gave, and the time of its stages.
 
     Attributes:
-        loss: the mean cross-entropy over the training snippets, while they were learned.
         accuracy: on the test split, after the epoch.
     """
 
-    loss: float = 0.0
     accuracy: float = 0.0
 
 
 class Trainer(TimedTrainer[Epoch]):
-    """An identifier in training: equal seeds give equal batches and weights to every engine."""
+    """An identifier in training."""
+
+    model: Identifier
+    epoch_type = Epoch
 
     def __init__(self, corpus: Corpus, engine: Engine, seed: int, batch_size: int) -> None:
-        super().__init__(engine.name)
-        self.corpus, self.seed, self.batch_size = corpus, seed, batch_size
-        torch.manual_seed(seed)
+        super().__init__(engine.name, seed, batch_size)
+        self.corpus = corpus
         self.model = Identifier(engine.embedding_bag)
         self.optimisers = engine.optimisers(self.model, LEARNING_RATE)
 
     @property
-    def steps(self) -> int:
-        """The number of batches in an epoch."""
-        return -(-len(self.corpus.train) // self.batch_size)
+    def examples(self) -> int:
+        """The number of snippets of the training split."""
+        return len(self.corpus.train)
 
     @property
     def quality(self) -> str:
         """The accuracy on the test split after the last epoch."""
         return f"test accuracy {self.epochs[-1].accuracy:.2%}"
 
-    def run_epoch(self, advance: Callable[[], None]) -> None:
-        """Learns every training snippet once, then tests; calls ``advance`` after each batch."""
-        epoch = Epoch()
-        torch.manual_seed(self.seed + len(self.epochs) + 1)
-        order = self.corpus.train[torch.randperm(len(self.corpus.train))]
-        for snippets in torch.split(order, self.batch_size):
-            epoch.loss += self._step(snippets, epoch) * len(snippets) / len(order)
-            advance()
-        with epoch.clock("evaluation"):
-            right = self.predict_test() == self.corpus.labels[self.corpus.test]
-            epoch.accuracy = right.double().mean().item()
-        self.epochs.append(epoch)
+    def batch(self, examples: Tensor) -> tuple[Bags, Tensor]:
+        """Returns the bags of snippets, by their numbers in the split, and their languages."""
+        snippets = self.corpus.train[examples]
+        return self.corpus.bags.take(snippets), self.corpus.labels[snippets]
+
+    def loss(self, inputs: Bags, labels: Tensor) -> Tensor:
+        """Returns the cross-entropy of a batch."""
+        return nn.functional.cross_entropy(self.model(inputs), labels)
+
+    def measure(self, epoch: Epoch) -> None:
+        """Notes the accuracy on the test split."""
+        right = self.predict_test() == self.corpus.labels[self.corpus.test]
+        epoch.accuracy = right.double().mean().item()
 
     def predict_test(self) -> Tensor:
         """Returns the most probable language of each snippet of the test split: int64 (test,)."""
@@ -76,16 +77,3 @@ class Trainer(TimedTrainer[Epoch]):
     def _probabilities(self, bags: Bags) -> Tensor:
         probabilities: Tensor = self.model(bags).softmax(1)
         return probabilities
-
-    def _step(self, snippets: Tensor, epoch: Epoch) -> float:
-        with epoch.clock("batches"):
-            bags, labels = self.corpus.bags.take(snippets), self.corpus.labels[snippets]
-        with epoch.clock("forward"):
-            loss = nn.functional.cross_entropy(self.model(bags), labels)
-        with epoch.clock("backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
-        with epoch.clock("optimiser"):
-            for optimiser in self.optimisers:
-                optimiser.step()
-                optimiser.zero_grad()
-        return loss.item()

@@ -6,15 +6,14 @@ Run it from a checkout with ``make demo``, or ``python -m examples.movielens --h
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import warnings
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from ..common.training import train_in_turns
+from ..common.report import demo_console
+from ..common.training import train_in_turns, training_parser
 from .dataset import TERMS, MovieLens, fetch, load
 from .engines import ENGINES, engine
 from .report import comparison, films, plot
@@ -26,15 +25,8 @@ TOLERANCE = 0.001  # how far apart the test AUC of two engines may be
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=512)
-    # More threads gain little on batches this small, and lose much on a machine with other work.
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    parser = training_parser((__doc__ or "").splitlines()[0], 6, ENGINES, PICTURE)
     parser.add_argument("--user", type=int, default=7, help="who is shown films: 1 to 943")
-    parser.add_argument("--no-plot", action="store_true", help=f"do not write {PICTURE.name}")
     return parser.parse_args()
 
 
@@ -55,18 +47,17 @@ def main() -> int:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", "Sparse invariant checks")  # torch, about its own optimiser
-    console = Console(width=None if sys.stdout.isatty() else 88, highlight=False)
+    console = demo_console()
     data = load(fetch())
     describe(data, console)
 
-    before = os.getloadavg()[0]
     trainers = [
         Trainer(data, engine(name), arguments.seed, arguments.batch_size)
         for name in arguments.engines
     ]
-    train_in_turns(trainers, arguments.epochs, console)
+    load_average = train_in_turns(trainers, arguments.epochs, console)
     tables = time_tables(trainers)
-    console.print(comparison(trainers, tables, (before, os.getloadavg()[0])))
+    console.print(comparison(trainers, tables, load_average))
 
     auc = [trainer.epochs[trainer.best].auc["test"] for trainer in trainers]
     apart = max(auc) - min(auc)

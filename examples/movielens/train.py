@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..common.training import Clocks, TimedTrainer
+from ..common.training import TimedEpoch, TimedTrainer
 from .dataset import MovieLens
 from .features import Batch
 from .model import Engine, Recommender
@@ -22,30 +23,30 @@ MINIMUM_GAIN = 2e-4  # a later epoch is better if its validation AUC is higher b
 
 
 @dataclass
-class Epoch(Clocks):
+class Epoch(TimedEpoch):
     """What one epoch gave, and the time of its stages.
 
     Attributes:
-        loss: the mean binary cross-entropy over the training ratings, while they were learned.
         auc: of the splits "valid" and "test", after the epoch.
     """
 
-    loss: float = 0.0
     auc: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer(TimedTrainer[Epoch]):
-    """A model in training: equal seeds give equal batches, weights and dropout to every engine.
+    """A recommender in training.
 
     Attributes:
         engine: what does the lookups of the model.
         best: the number of the epoch, from 0, that the AUC of the validation split chooses.
     """
 
+    model: Recommender
+    epoch_type = Epoch
+
     def __init__(self, data: MovieLens, engine: Engine, seed: int, batch_size: int) -> None:
-        super().__init__(engine.name)
-        self.data, self.engine, self.seed, self.batch_size = data, engine, seed, batch_size
-        torch.manual_seed(seed)
+        super().__init__(engine.name, seed, batch_size)
+        self.data, self.engine = data, engine
         self.model = Recommender(data.num_rows, engine)
         # One rule for tables and MLP, and the same one for dense and for sparse gradients: a row
         # whose gradient is zero is left alone.
@@ -55,30 +56,29 @@ class Trainer(TimedTrainer[Epoch]):
         self._best_weights: dict[str, Tensor] = {}
 
     @property
-    def steps(self) -> int:
-        """The number of batches in an epoch."""
-        return -(-len(self.labels) // self.batch_size)
+    def examples(self) -> int:
+        """The number of ratings of the training split."""
+        return len(self.labels)
 
     @property
     def quality(self) -> str:
         """The AUC of the validation split after the last epoch."""
         return f"validation AUC {self.epochs[-1].auc['valid']:.4f}"
 
-    def run_epoch(self, advance: Callable[[], None]) -> None:
-        """Learns every training rating once, then measures; calls ``advance`` after each batch."""
-        epoch = Epoch()
-        torch.manual_seed(self.seed + len(self.epochs) + 1)
-        self.model.train()
-        order = torch.randperm(len(self.labels))
-        for ratings in torch.split(order, self.batch_size):
-            epoch.loss += self._step(ratings, epoch) * len(ratings) / len(self.labels)
-            advance()
-        with epoch.clock("evaluation"):
-            epoch.auc = {split: self._auc(split) for split in ("valid", "test")}
-        self.epochs.append(epoch)
-        gain = epoch.auc["valid"] - self.epochs[self.best].auc["valid"]
-        if gain > MINIMUM_GAIN or len(self.epochs) == 1:
-            self.best = len(self.epochs) - 1
+    def batch(self, examples: Tensor) -> tuple[Batch, Tensor]:
+        """Returns the features of ratings, by their numbers, and whether the film was liked."""
+        return self.data.batch(examples), self.labels[examples]
+
+    def loss(self, inputs: Batch, labels: Tensor) -> Tensor:
+        """Returns the binary cross-entropy of a batch."""
+        return nn.functional.binary_cross_entropy_with_logits(self.model(inputs), labels)
+
+    def measure(self, epoch: Epoch) -> None:
+        """Notes the AUCs; if that of the validation split is the best so far, the weights, too."""
+        epoch.auc = {split: self._auc(split) for split in ("valid", "test")}
+        best = self.epochs[self.best].auc["valid"] if self.epochs else -math.inf
+        if epoch.auc["valid"] - best > MINIMUM_GAIN:
+            self.best = len(self.epochs)
             self._best_weights = {n: w.clone() for n, w in self.model.state_dict().items()}
 
     def restore_best(self) -> None:
@@ -110,19 +110,6 @@ class Trainer(TimedTrainer[Epoch]):
         self.model.eval()
         scores: Tensor = self.model(batch).sigmoid()
         return scores
-
-    def _step(self, ratings: Tensor, epoch: Epoch) -> float:
-        with epoch.clock("batches"):
-            batch, labels = self.data.batch(ratings), self.labels[ratings]
-        with epoch.clock("forward"):
-            loss = nn.functional.binary_cross_entropy_with_logits(self.model(batch), labels)
-        with epoch.clock("backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
-        with epoch.clock("optimiser"):
-            for optimiser in self.optimisers:
-                optimiser.step()
-                optimiser.zero_grad()
-        return loss.item()
 
     def _auc(self, split: str) -> float:
         part = self.data.splits[split]
