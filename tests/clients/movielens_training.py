@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from examples.movielens import dataset
 from examples.movielens.engines import engine
@@ -34,6 +35,7 @@ VARIANTS = {
     "our optimizer": Variant(True, True, myemb.optim.Adagrad),
     "fused": Variant(True, False, myemb.optim.Adagrad, fused=True),
 }
+each_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
 
 @functools.cache

@@ -6,27 +6,19 @@ import functools
 from pathlib import Path
 
 import accelerate
-import pytest
+import movielens_training as movielens
 import torch
-from movielens_training import (
-    STEPS,
-    TORCH,
-    VARIANTS,
-    Variant,
-    check_equal,
-    loader,
-    loss_of,
-    optimizer_of,
-    recommender,
-)
+from movielens_training import STEPS, TORCH, Variant, each_variant
 
 
 def fit(variant: Variant, folder: Path | None = None) -> list[float]:
     """With ``folder``, the state is saved and loaded half-way."""
     accelerator = accelerate.Accelerator(cpu=True)
-    model = recommender(variant)
+    model = movielens.recommender(variant)
     torch.manual_seed(4)
-    model, optimizer, batches = accelerator.prepare(model, optimizer_of(variant, model), loader())
+    model, optimizer, batches = accelerator.prepare(
+        model, movielens.optimizer_of(variant, model), movielens.loader()
+    )
     losses = []
     for step, ratings in enumerate(batches):
         if step == STEPS // 2 and folder is not None:
@@ -38,7 +30,7 @@ def fit(variant: Variant, folder: Path | None = None) -> list[float]:
         if step == STEPS:
             break
         with accelerator.accumulate(model):
-            loss = loss_of(model, ratings)
+            loss = movielens.loss_of(model, ratings)
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
@@ -52,8 +44,8 @@ def losses_with_torch() -> list[float]:
     return fit(TORCH)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_same_losses(name: str, tmp_path: Path) -> None:
-    losses = fit(VARIANTS[name])
-    check_equal(losses, losses_with_torch())
-    assert fit(VARIANTS[name], tmp_path) == losses, "the state that was saved is the whole state"
+@each_variant
+def test_the_same_losses(variant: Variant, tmp_path: Path) -> None:
+    losses = fit(variant)
+    movielens.check_equal(losses, losses_with_torch())
+    assert fit(variant, tmp_path) == losses, "the state that was saved is the whole state"

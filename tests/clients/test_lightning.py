@@ -8,19 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import pytest
+import movielens_training as movielens
 import torch
-from movielens_training import (
-    STEPS,
-    TORCH,
-    VARIANTS,
-    Variant,
-    check_equal,
-    loader,
-    loss_of,
-    optimizer_of,
-    recommender,
-)
+from movielens_training import STEPS, TORCH, Variant, each_variant
 from torch import Tensor
 
 warnings.filterwarnings("ignore", module="lightning")
@@ -30,17 +20,17 @@ class Module(lightning.LightningModule):
     def __init__(self, variant: Variant) -> None:
         super().__init__()
         self.variant = variant
-        self.model = recommender(variant)
+        self.model = movielens.recommender(variant)
         self.losses: list[float] = []
 
     def training_step(self, ratings: Tensor, _: int) -> Tensor:
-        loss = loss_of(self.model, ratings)
+        loss = movielens.loss_of(self.model, ratings)
         self.losses.append(loss.item())
         self.log("loss", loss)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return optimizer_of(self.variant, self.model)
+        return movielens.optimizer_of(self.variant, self.model)
 
 
 def fit(variant: Variant, steps: int = STEPS, **options: Any) -> tuple[Module, Any]:
@@ -54,7 +44,7 @@ def fit(variant: Variant, steps: int = STEPS, **options: Any) -> tuple[Module, A
         enable_model_summary=False,
     )
     torch.manual_seed(4)
-    trainer.fit(module, loader(), **options)
+    trainer.fit(module, movielens.loader(), **options)
     return module, trainer
 
 
@@ -63,24 +53,21 @@ def losses_with_torch() -> list[float]:
     return fit(TORCH)[0].losses
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_same_losses(name: str) -> None:
-    module, _ = fit(VARIANTS[name])
-    check_equal(module.losses, losses_with_torch())
-    if VARIANTS[name].fused:
+@each_variant
+def test_the_same_losses(variant: Variant) -> None:
+    module, _ = fit(variant)
+    movielens.check_equal(module.losses, losses_with_torch())
+    if variant.fused:
         assert all(table.grad is None for table in module.model.tables.parameters())
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_checkpoint(name: str, tmp_path: Path) -> None:
-    module, trainer = fit(VARIANTS[name], 20)
+@each_variant
+def test_a_checkpoint(variant: Variant, tmp_path: Path) -> None:
+    _, trainer = fit(variant, 20)
     trainer.save_checkpoint(tmp_path / "checkpoint")
     (optimizer,) = trainer.optimizers
-    resumed, trainer = fit(
-        VARIANTS[name], 21, ckpt_path=tmp_path / "checkpoint", weights_only=False
-    )
+    resumed, trainer = fit(variant, 21, ckpt_path=tmp_path / "checkpoint", weights_only=False)
     assert len(resumed.losses) == 1
-    module.model.train()
     (of_resumed,) = trainer.optimizers
     for state, later in zip(optimizer.state.values(), of_resumed.state.values(), strict=True):
         assert int(state["step"]) == 20 and int(later["step"]) == 21
