@@ -36,6 +36,7 @@ import myemb
 MIB = 1 << 20
 THREADS = 2
 TABLE_WIDTH = 160
+ENGINES = ("torch dense", "torch sparse", "myemb fused")
 
 
 def resident(name: str) -> int:
@@ -51,9 +52,6 @@ def give_back() -> None:
     gc.collect()
     myemb.empty_cache()
     ctypes.CDLL(None).malloc_trim(0)
-
-
-ENGINES = ("torch dense", "torch sparse", "myemb fused")
 
 
 def measure(case: Case, engine: str) -> int:

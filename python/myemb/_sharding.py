@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import _C, functional
+from ._padding import bag_padding_row, padding_row
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -51,7 +52,7 @@ def sharded_embedding(
         return part.distribute(rows, shape)
     _check_rows(indices, weight.size(0), IndexError("index out of range in self"))
     if padding_idx is not None:
-        padding_idx = part.padding_row(functional.padding_row(padding_idx, weight.size(0)))
+        padding_idx = part.padding_row(padding_row(padding_idx, weight.size(0)))
     own = part.owns(indices)
     local = indices.long() - part.first_row
     if is_local and part.stored.size(0):  # shapes that torch.compile knows
@@ -90,7 +91,7 @@ def sharded_embedding_bag(
         whole.include_last_offset,
     )
     if padding_idx is not None:
-        padding_idx = _wrap_padding_idx(padding_idx, weight.size(0))
+        padding_idx = bag_padding_row(padding_idx, weight.size(0))
     if part.has_some_rows or max_norm is not None:
         bags.check(part.stored, mode, scale_grad_by_freq)
     if part.has_some_rows:
@@ -326,15 +327,6 @@ class Bags(NamedTuple):
 def _count(marked: Tensor) -> Tensor:
     """``(N + 1,)``: how many of the first 0, 1 and so on are marked."""
     return torch.cat([marked.new_zeros(1, dtype=torch.long), marked.flatten().cumsum(0)])
-
-
-def _wrap_padding_idx(padding_idx: int, num_embeddings: int) -> int:
-    if not -num_embeddings <= padding_idx < num_embeddings:
-        raise RuntimeError(
-            f"padding_idx must be within the number of embeddings, -{num_embeddings} through "
-            f"{num_embeddings - 1}, but got {padding_idx}"
-        )
-    return padding_idx % num_embeddings
 
 
 def _check_tensors(name: str, *tensors: Tensor | None) -> None:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._padding import bag_padding_row
+
 __all__ = [
     "Bags",
     "Batched",
@@ -126,7 +128,8 @@ def stack_bags(
             f"input has to be 1D or 2D Tensor, but got Tensor of dimension {len(shape)}"
         )
     if num_rows is not None:
-        padding_idx = _bag_padding(padding_idx, num_rows)
+        if padding_idx is not None:
+            padding_idx = bag_padding_row(padding_idx, num_rows)
         lookups = stack_rows(lookups, num_rows, -1 if padding_idx is None else padding_idx)
     starts, num_bags = None, shape[0]
     if offsets[0] is not None:
@@ -157,17 +160,6 @@ def join_offsets(offsets: Tensor, num_lookups: int) -> Tensor:
     """Offsets ``(batch, n + 1)``, each with the last, to ``(batch * n + 1,)`` with the last."""
     starts, _ = _stack_offsets(offsets, num_lookups, include_last_offset=True)
     return torch.cat([starts, starts.new_full((1,), offsets.size(0) * num_lookups)])
-
-
-def _bag_padding(padding_idx: int | None, num_rows: int) -> int | None:
-    if padding_idx is None:
-        return None
-    if not -num_rows <= padding_idx < num_rows:
-        raise RuntimeError(
-            f"padding_idx must be within the number of embeddings, {-num_rows} through "
-            f"{num_rows - 1}, but got {padding_idx}"
-        )
-    return padding_idx + num_rows if padding_idx < 0 else padding_idx
 
 
 def _steps(batch: int, step: int, like: Tensor) -> Tensor:

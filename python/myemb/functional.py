@@ -23,6 +23,7 @@ from . import _C
 from ._compile import in_graph
 from ._features import for_tables
 from ._nested import nested_lookup, refuse_nested_weights, unpack_nested_bags
+from ._padding import padding_row, padding_rows
 from ._sharding import Bags, is_sharded, sharded_embedding, sharded_embedding_bag
 
 __all__ = ["coalesce", "embedding", "embedding_bag", "embedding_bag_tables", "embedding_renorm_"]
@@ -288,7 +289,7 @@ def embedding_bag_tables(
         feature_tables,
         modes,
         per_sample_weights,
-        _padding_rows(for_tables(padding_idx, count, "padding_idx"), weights),
+        padding_rows(for_tables(padding_idx, count, "padding_idx"), weights),
         sparse_tables,
     )
     if max_norm is not None:
@@ -353,22 +354,6 @@ def embedding_renorm_(
         in_graph(_ops.embedding_renorm_.default) if is_dynamo_compiling() else _embedding_renorm_
     )
     return entry(weight, input, max_norm, norm_type)
-
-
-def padding_row(padding_idx: int, num_embeddings: int) -> int:
-    if not -num_embeddings <= padding_idx < num_embeddings:
-        raise AssertionError("Padding_idx must be within num_embeddings")
-    return padding_idx + num_embeddings if padding_idx < 0 else padding_idx
-
-
-def _padding_rows(each: Sequence[int | None], weights: Sequence[Tensor]) -> list[int] | None:
-    """As the operator takes them: -1 for a table that has none, None if no table has one."""
-    if all(padding_idx is None for padding_idx in each):
-        return None
-    return [
-        -1 if padding_idx is None else padding_row(padding_idx, weight.size(0))
-        for padding_idx, weight in zip(each, weights, strict=True)
-    ]
 
 
 def _renorm_for_lookup(weight: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> None:

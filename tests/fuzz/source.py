@@ -137,9 +137,6 @@ class Source:
             return None
         return torch.tensor(starts, dtype=torch.int64)
 
-    def bad_floats(self, dtype: torch.dtype) -> torch.dtype:
-        return self.choice([d for d in (*OTHER_DTYPES, *FLOAT_DTYPES) if d != dtype])
-
 
 def on_meta(arguments: dict[str, Any], name: str) -> None:
     """Moves one tensor away from the others."""
