@@ -61,15 +61,15 @@ build: $(BUILD_STAMP) ## Compile what has changed into the editable installation
 	cmake --install $(BUILD) --prefix python/myemb > /dev/null
 	cmake --install $(BUILD) --prefix python/myemb --component python > /dev/null
 
-demo: build ## Train a recommender on MovieLens-100k with torch and with myemb (3 minutes)
+demo: build ## Train a recommender on MovieLens-100k with torch and with myemb (half a minute)
 	$(call say,Training on MovieLens-100k with torch dense and torch sparse and myemb)
 	python -m examples.movielens $(ARGS)
 
-demo-languages: build ## Train an identifier of 33 languages with torch and with myemb (1 minute)
+demo-languages: build ## Train an identifier of 33 languages with torch and with myemb (half a minute)
 	$(call say,Training an identifier of 33 languages with torch sparse and with myemb)
 	python -m examples.languages $(ARGS)
 
-demo-glove: build ## Answer analogies from 400,000 word vectors in a mapped file (1 minute)
+demo-glove: build ## Answer analogies from 400,000 word vectors in a mapped file (half a minute)
 	$(call say,Answering analogies from a mapped file with torch and with myemb)
 	python -m examples.glove $(ARGS)
 

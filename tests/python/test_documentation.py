@@ -11,6 +11,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import myemb
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
@@ -108,6 +110,12 @@ def test_commands_are_targets_of_make() -> None:
         assert set(used) <= targets, (document, set(used) - targets)
 
 
+def test_every_command_is_explained() -> None:
+    helped = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    explained = re.findall(r"\bmake ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert set(helped) <= set(explained)
+
+
 def test_files_exist() -> None:
     for document in DOCUMENTS:
         for name in FILE.findall(document.read_text(encoding="utf-8")):
@@ -123,6 +131,13 @@ def test_links_between_files() -> None:
         text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
         for target in re.findall(r"\]\(([^)\s:#]+)(?:#[^)\s]*)?\)", text):
             assert (document.parent / target).exists(), (document, target)
+
+
+def test_everything_public_is_in_the_api() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^::: myemb\.(?:\w+\.)*(\w+)$", page, re.MULTILINE))
+    modules = (myemb.convert, myemb.disk, myemb.functional, myemb.memory, myemb.nn, myemb.optim)
+    assert {name for module in modules for name in module.__all__} <= shown
 
 
 def joined(schema: str) -> str:
