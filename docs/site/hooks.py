@@ -73,10 +73,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
-    """Sets the equations, and the roles of docstrings (``:func:`name` ``) as code alone."""
+    """Sets the equations, and reads docstrings as Python's do: roles (``:func:`name` ``) and ::."""
 
     def to_mathml(match: re.Match[str]) -> str:
         _, bracket, tex = match.groups()
         return str(convert(html.unescape(tex), display="block" if bracket == "[" else "inline"))
 
-    return ROLE.sub("", EQUATION.sub(to_mathml, content))
+    content = ROLE.sub("", EQUATION.sub(to_mathml, content))
+    return content.replace("<p>::</p>\n", "").replace("::</p>", ":</p>")
