@@ -10,7 +10,7 @@ sparse one into the gradients of the elements.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from ._batching_legacy import register_legacy
 from ._batching_tables import RULES
 from ._stacking import (
+    Bags,
     in_front,
     positions_in_batch,
     positions_in_element,
@@ -136,169 +137,136 @@ def _checked_offsets(
     return _ops.checked_offsets(stacked, num_lookups, include_last_offset), 0
 
 
-def _embedding_bag(
-    info: Any,
-    in_dims: Dims,
-    weight: Tensor,
-    indices: Tensor,
-    offsets: Tensor | None = None,
-    scale_grad_by_freq: bool = False,
-    mode: int = 0,
-    sparse: bool = False,
-    per_sample_weights: Tensor | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
-) -> tuple[Tensor, int]:
-    batch = info.batch_size
-    weight_dim, indices_dim = in_dims[:2]
-    num_rows = None
-    if weight_dim is not None or scale_grad_by_freq:
-        weight, num_rows = stack_tables(in_front((weight, weight_dim), batch))
+class _Bag(NamedTuple):
+    """The arguments of embedding_bag."""
+
+    weight: Tensor
+    indices: Tensor
+    offsets: Tensor | None = None
+    scale_grad_by_freq: bool = False
+    mode: int = 0
+    sparse: bool = False
+    per_sample_weights: Tensor | None = None
+    include_last_offset: bool = False
+    padding_idx: int | None = None
+
+
+class _BagMax(NamedTuple):
+    """The arguments of embedding_bag_max."""
+
+    weight: Tensor
+    indices: Tensor
+    offsets: Tensor | None = None
+    per_sample_weights: Tensor | None = None
+    include_last_offset: bool = False
+    padding_idx: int | None = None
+
+
+class _BagDense(NamedTuple):
+    """The arguments of embedding_bag_dense_backward."""
+
+    grad_output: Tensor
+    indices: Tensor
+    offsets: Tensor | None
+    positions: Tensor | None
+    num_weights: int
+    scale_grad_by_freq: bool
+    mode: int
+    per_sample_weights: Tensor | None
+    include_last_offset: bool
+    padding_idx: int | None
+
+
+class _BagSparse(NamedTuple):
+    """The arguments of embedding_bag_sparse_backward."""
+
+    grad_output: Tensor
+    indices: Tensor
+    offsets: Tensor | None
+    num_weights: int
+    scale_grad_by_freq: bool
+    mode: int
+    per_sample_weights: Tensor | None
+    include_last_offset: bool
+    padding_idx: int | None
+
+
+CallT = TypeVar("CallT", _Bag, _BagMax, _BagDense, _BagSparse)
+
+
+def _stacked(batch: int, call: CallT, dims: Any, num_rows: int | None) -> tuple[CallT, Bags]:
+    """The call with the bags of all elements, and what they are; see ``stack_bags``."""
     bags = stack_bags(
         batch,
-        (indices, indices_dim),
-        (offsets, _dim(in_dims, 2)),
-        (per_sample_weights, _dim(in_dims, 6)),
-        include_last_offset,
-        padding_idx,
+        (call.indices, dims.indices),
+        (call.offsets, dims.offsets),
+        (call.per_sample_weights, dims.per_sample_weights),
+        call.include_last_offset,
+        call.padding_idx,
         num_rows,
     )
-    output = _ops.embedding_bag(
-        weight,
-        bags.lookups,
-        bags.offsets,
-        scale_grad_by_freq,
-        mode,
-        sparse and num_rows is None,
-        bags.per_sample_weights,
-        False,
-        bags.padding_idx,
+    stacked = call._replace(
+        indices=bags.lookups,
+        offsets=bags.offsets,
+        per_sample_weights=bags.per_sample_weights,
+        include_last_offset=False,
+        padding_idx=bags.padding_idx,
     )
-    return _split(output, batch, bags.num_bags), 0
+    return stacked, bags
+
+
+def _embedding_bag(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Tensor, int]:
+    batch, call, dims = info.batch_size, _Bag(*arguments), _dims_of(_Bag, in_dims)
+    num_rows = None
+    if dims.weight is not None or call.scale_grad_by_freq:
+        weight, num_rows = stack_tables(in_front((call.weight, dims.weight), batch))
+        call = call._replace(weight=weight, sparse=False)
+    call, bags = _stacked(batch, call, dims, num_rows)
+    return _split(_ops.embedding_bag(*call), batch, bags.num_bags), 0
 
 
 def _embedding_bag_max(
-    info: Any,
-    in_dims: Dims,
-    weight: Tensor,
-    indices: Tensor,
-    offsets: Tensor | None = None,
-    per_sample_weights: Tensor | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
+    info: Any, in_dims: Dims, *arguments: Any
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    batch = info.batch_size
+    batch, call, dims = info.batch_size, _BagMax(*arguments), _dims_of(_BagMax, in_dims)
     num_rows = None
-    if in_dims[0] is not None:
-        weight, num_rows = stack_tables(in_front((weight, in_dims[0]), batch))
-    bags = stack_bags(
-        batch,
-        (indices, in_dims[1]),
-        (offsets, _dim(in_dims, 2)),
-        (per_sample_weights, _dim(in_dims, 3)),
-        include_last_offset,
-        padding_idx,
-        num_rows,
-    )
-    output, positions = _ops.embedding_bag_max(
-        weight, bags.lookups, bags.offsets, bags.per_sample_weights, False, bags.padding_idx
-    )
+    if dims.weight is not None:
+        weight, num_rows = stack_tables(in_front((call.weight, dims.weight), batch))
+        call = call._replace(weight=weight)
+    call, bags = _stacked(batch, call, dims, num_rows)
+    output, positions = _ops.embedding_bag_max(*call)
     positions = _split(positions, batch, bags.num_bags)
     positions = positions_in_element(positions, bags.num_lookups)
     return (_split(output, batch, bags.num_bags), positions), (0, 0)
 
 
-def _embedding_bag_dense_backward(
-    info: Any,
-    in_dims: Dims,
-    grad_output: Tensor,
-    indices: Tensor,
-    offsets: Tensor | None,
-    positions: Tensor | None,
-    num_weights: int,
-    scale_grad_by_freq: bool,
-    mode: int,
-    per_sample_weights: Tensor | None,
-    include_last_offset: bool,
-    padding_idx: int | None,
-) -> tuple[Tensor, int]:
-    batch = info.batch_size
+def _embedding_bag_dense_backward(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Tensor, int]:
+    batch, call, dims = info.batch_size, _BagDense(*arguments), _dims_of(_BagDense, in_dims)
+    num_weights, positions = call.num_weights, call.positions
     if _only_first_is_batched(in_dims):
-        wide = widen((grad_output, in_dims[0]))
+        wide = widen((call.grad_output, dims.grad_output))
         if positions is not None:
             positions = positions.unsqueeze(1).expand(-1, batch, -1).flatten(1)
-        grad = _ops.embedding_bag_dense_backward(
-            wide,
-            indices,
-            offsets,
-            positions,
-            num_weights,
-            scale_grad_by_freq,
-            mode,
-            per_sample_weights,
-            include_last_offset,
-            padding_idx,
-        )
+        call = call._replace(grad_output=wide, positions=positions)
+        grad = _ops.embedding_bag_dense_backward(*call)
         return grad.reshape(num_weights, batch, wide.size(1) // batch), 1
-    bags = stack_bags(
-        batch,
-        (indices, in_dims[1]),
-        (offsets, in_dims[2]),
-        (per_sample_weights, in_dims[7]),
-        include_last_offset,
-        padding_idx,
-        num_weights,
+    call, bags = _stacked(batch, call, dims, num_weights)
+    call = call._replace(
+        grad_output=in_front((call.grad_output, dims.grad_output), batch).flatten(0, 1),
+        positions=_stack_positions(positions, dims.positions, batch, bags.num_lookups),
+        num_weights=batch * num_weights,
     )
-    grad = _ops.embedding_bag_dense_backward(
-        in_front((grad_output, in_dims[0]), batch).flatten(0, 1),
-        bags.lookups,
-        bags.offsets,
-        _stack_positions(positions, in_dims[3], batch, bags.num_lookups),
-        batch * num_weights,
-        scale_grad_by_freq,
-        mode,
-        bags.per_sample_weights,
-        False,
-        bags.padding_idx,
-    )
-    return _split(grad, batch, num_weights), 0
+    return _split(_ops.embedding_bag_dense_backward(*call), batch, num_weights), 0
 
 
-def _embedding_bag_sparse_backward(
-    info: Any,
-    in_dims: Dims,
-    grad_output: Tensor,
-    indices: Tensor,
-    offsets: Tensor | None,
-    num_weights: int,
-    scale_grad_by_freq: bool,
-    mode: int,
-    per_sample_weights: Tensor | None,
-    include_last_offset: bool,
-    padding_idx: int | None,
-) -> tuple[Tensor, int]:
-    batch = info.batch_size
-    bags = stack_bags(
-        batch,
-        (indices, in_dims[1]),
-        (offsets, in_dims[2]),
-        (per_sample_weights, in_dims[6]),
-        include_last_offset,
-        padding_idx,
-        num_weights,
+def _embedding_bag_sparse_backward(info: Any, in_dims: Dims, *arguments: Any) -> tuple[Tensor, int]:
+    batch, call, dims = info.batch_size, _BagSparse(*arguments), _dims_of(_BagSparse, in_dims)
+    call, bags = _stacked(batch, call, dims, call.num_weights)
+    call = call._replace(
+        grad_output=in_front((call.grad_output, dims.grad_output), batch).flatten(0, 1),
+        num_weights=batch * call.num_weights,
     )
-    values = _ops.embedding_bag_sparse_backward(
-        in_front((grad_output, in_dims[0]), batch).flatten(0, 1),
-        bags.lookups,
-        bags.offsets,
-        batch * num_weights,
-        scale_grad_by_freq,
-        mode,
-        bags.per_sample_weights,
-        False,
-        bags.padding_idx,
-    )
-    return _split(values, batch, bags.num_lookups), 0
+    return _split(_ops.embedding_bag_sparse_backward(*call), batch, bags.num_lookups), 0
 
 
 def _embedding_bag_per_sample_weights_backward(
@@ -359,9 +327,9 @@ def _split(rows: Tensor, batch: int, num_rows: int) -> Tensor:
     return rows.reshape(batch, num_rows, rows.size(1))
 
 
-def _dim(in_dims: Dims, argument: int) -> int | None:
-    """The batch dimension of an argument that the caller may have left out."""
-    return in_dims[argument] if argument < len(in_dims) else None
+def _dims_of(arguments: Callable[..., Any], in_dims: Dims) -> Any:
+    """The batch dimension of each tensor, by its name; None if the caller left it out."""
+    return arguments(*in_dims)
 
 
 def _only_first_is_batched(in_dims: Dims) -> bool:
