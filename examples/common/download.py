@@ -20,7 +20,7 @@ def cached(name: str, sha256: str, download: Callable[[Path], None]) -> Path:
         download: puts a file of that name into a directory.
 
     Raises:
-        RuntimeError: if the SHA-256 of the file is another one.
+        RuntimeError: if the SHA-256 of the file is another one, or what ``download`` raises.
     """
     path = CACHE / name
     if not path.exists():
@@ -36,7 +36,8 @@ def download_wheel(folder: Path, requirement: str, *options: str) -> None:
     """Lets pip put a wheel into a folder, without those that it depends on.
 
     Raises:
-        subprocess.CalledProcessError: if it cannot.
+        RuntimeError: if it cannot; pip says why.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options]
-    subprocess.run([*command, "--dest", str(folder), requirement], check=True)
+    if subprocess.run([*command, "--dest", str(folder), requirement], check=False).returncode:
+        raise RuntimeError(f"pip cannot download {requirement}")

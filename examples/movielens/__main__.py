@@ -43,12 +43,16 @@ def describe(data: MovieLens, console: Console) -> None:
 
 
 def main() -> int:
-    """Runs the comparison; returns 1 if the engines disagree."""
+    """Runs the comparison; returns 1 if the engines disagree, or without data."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", "Sparse invariant checks")  # torch, about its own optimiser
     console = demo_console()
-    data = load(fetch())
+    try:
+        data = load(fetch())
+    except RuntimeError as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
     describe(data, console)
 
     trainers = [

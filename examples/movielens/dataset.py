@@ -88,7 +88,7 @@ def fetch() -> Path:
     """Returns the path of the checked wheel, which pip downloads if the cache does not hold it.
 
     Raises:
-        RuntimeError: if the SHA-256 of the file is not the pinned one.
+        RuntimeError: if it cannot be downloaded, or its SHA-256 is not the pinned one.
     """
     return cached(WHEEL, WHEEL_SHA256, lambda folder: download_wheel(folder, "recbole==1.2.1"))
 

