@@ -110,9 +110,9 @@ class _NextStep:
     def _group(self, groups: list[dict[str, Any]]) -> dict[str, Any]:
         """The parameter group of the table, which is looked for where it was the last time."""
         g, p = self._place
-        if g < len(groups) and p < len(groups[g]["params"]):
-            if groups[g]["params"][p] is self._table:
-                return groups[g]
+        known = groups[g]["params"] if g < len(groups) else []
+        if p < len(known) and known[p] is self._table:
+            return groups[g]
         for g, group in enumerate(groups):
             for p, param in enumerate(group["params"]):
                 if param is self._table:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ._sharding import is_sharded, local_parts
@@ -103,7 +104,7 @@ class TableOptimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Sets all gradients to ``None``, or to zero: ``torch.optim.Optimizer.zero_grad``."""
-        if self._with_gradient() or torch.autograd._profiler_enabled():
+        if self._with_gradient() or _profiler_enabled():
             super().zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -132,7 +133,7 @@ class TableOptimizer(torch.optim.Optimizer):
             _global_optimizer_pre_hooks,
             _global_optimizer_post_hooks,
         )
-        return any(hooks) or torch.autograd._profiler_enabled()
+        return any(hooks) or _profiler_enabled()
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
