@@ -1,6 +1,7 @@
 #include <cuda/tables.h>
 
 #include <cuda/ops.h>
+#include <ops/table_output.h>
 #include <ops/views.h>
 
 #include <ATen/ops/empty.h>
@@ -10,67 +11,29 @@
 namespace myemb::cuda {
 namespace {
 
-// The output of a call, of which each feature has some columns.
-class TableOutput {
- public:
-  TableOutput(const DeviceCall& call, const TableLayout& layout, const CudaTableBags& bags,
-              const at::TensorOptions& options)
-      : call_(call),
-        num_bags_(bags.num_bags()),
-        columns_(layout.columns.expect_int()),
-        // Where columns are copied from elsewhere, no kernel writes all of it.
-        out_(is_of_one_type(layout) ? call.output({num_bags_, columns_}, options)
-                                    : at::empty({num_bags_, columns_}, options)) {}
+// Whether kernels write all of the output, and no columns are copied from elsewhere.
+bool is_of_one_type(const TableLayout& layout) {
+  return std::all_of(layout.features.begin(), layout.features.end(), [&](const auto& feature) {
+    return layout.table_of(feature).type == layout.type;
+  });
+}
 
-  // Where the rows of a group's features go, and how far they are apart. Those of another dtype
-  // than the output's are rounded to their own first, as if they were outputs that are joined.
-  std::vector<void*> rows(const TableLayout& layout, const FeatureGroups::Features& features) {
-    std::vector<void*> rows;
-    for (const int64_t f : features.numbers) {
-      const int64_t column = layout.features[f].column.expect_int();
-      if (is_converted(*features.table)) {
-        const at::Tensor part = call_.output({num_bags_, features.rows.dim},
-                                             out_.options().dtype(features.table->type));
-        converted_.push_back({column, part});
-        rows.push_back(part.mutable_data_ptr());
-      } else {
-        rows.push_back(static_cast<char*>(out_.mutable_data_ptr()) + column * out_.element_size());
-      }
-    }
-    return rows;
-  }
-
-  int64_t stride(const FeatureGroups::Features& features) const {
-    return is_converted(*features.table) ? features.rows.dim : columns_;
-  }
-
-  at::Tensor finish() {
-    for (const auto& [column, part] : converted_) {
-      out_.narrow(1, column, part.size(1)).copy_(part);
-    }
-    return out_;
-  }
-
- private:
-  struct Converted {
-    int64_t column;
-    at::Tensor part;
-  };
-
-  static bool is_of_one_type(const TableLayout& layout) {
-    return std::all_of(layout.features.begin(), layout.features.end(), [&](const auto& feature) {
-      return layout.table_of(feature).type == layout.type;
-    });
-  }
-
-  bool is_converted(const BatchTable& table) const { return table.type != out_.scalar_type(); }
-
-  const DeviceCall& call_;
-  const int64_t num_bags_;
-  const int64_t columns_;
-  const at::Tensor out_;
-  std::vector<Converted> converted_;
+// Where the rows of a group's features go; all of them are as far apart.
+struct FeatureRows {
+  std::vector<void*> rows;
+  int64_t stride = 0;
 };
+
+FeatureRows rows_of_features(TableOutput& output, const TableLayout& layout,
+                             const FeatureGroups::Features& features) {
+  FeatureRows out;
+  for (const int64_t f : features.numbers) {
+    const auto columns = output.columns(layout.features[f], *features.table);
+    out.rows.push_back(columns.data);
+    out.stride = columns.stride;
+  }
+  return out;
+}
 
 std::vector<int64_t*> position_rows(const TableLayout& layout, const std::vector<int64_t>& features,
                                     const at::Tensor& positions) {
@@ -86,7 +49,13 @@ std::vector<int64_t*> position_rows(const TableLayout& layout, const std::vector
 at::Tensor look_up(const DeviceCall& call, at::TensorList weights, const TableLookups& lookups,
                    const TableLayout& layout, const CudaTableBags& bags,
                    const at::Tensor& positions) {
-  TableOutput output(call, layout, bags, lookups.indices.options().dtype(layout.type));
+  const at::TensorOptions options = lookups.indices.options();
+  const std::vector<int64_t> shape{bags.num_bags(), layout.columns.expect_int()};
+  TableOutput output(is_of_one_type(layout) ? call.output(shape, options.dtype(layout.type))
+                                            : at::empty(shape, options.dtype(layout.type)),
+                     [&](at::IntArrayRef part, at::ScalarType type) {
+                       return call.output(part, options.dtype(type));
+                     });
   const FeatureGroups groups(call, weights, layout);
   for (const FeatureGroups::Features& features : groups.groups) {
     const auto& [data, dtype, count, dim, row_stride, column_stride] = features.rows;
@@ -95,7 +64,7 @@ at::Tensor look_up(const DeviceCall& call, at::TensorList weights, const TableLo
       call.check(launch_feature_check(bags.lookups, features.tables, call.stream()));
       continue;
     }
-    const std::vector<void*> out = output.rows(layout, features);
+    const FeatureRows out = rows_of_features(output, layout, features);
     const bool is_max = features.table->mode == BagMode::Max;
     const size_t bytes = is_max ? max_partials_bytes(bags.num_lookups(), dim, dtype)
                                 : sum_partials_bytes(bags.num_lookups(), dim, dtype);
@@ -103,8 +72,8 @@ at::Tensor look_up(const DeviceCall& call, at::TensorList weights, const TableLo
     if (is_max) {
       const auto first_positions = position_rows(layout, features.numbers, positions);
       call.check(launch_feature_maxima({.group = group,
-                                        .out = out,
-                                        .out_stride = output.stride(features),
+                                        .out = out.rows,
+                                        .out_stride = out.stride,
                                         .positions = first_positions,
                                         .positions_stride = layout.positions_columns.expect_int(),
                                         .partials = partials.mutable_data_ptr()},
@@ -112,13 +81,13 @@ at::Tensor look_up(const DeviceCall& call, at::TensorList weights, const TableLo
     } else {
       call.check(launch_feature_sums({.group = group,
                                       .average = features.table->mode == BagMode::Mean,
-                                      .out = out,
-                                      .out_stride = output.stride(features),
+                                      .out = out.rows,
+                                      .out_stride = out.stride,
                                       .partials = partials.mutable_data_ptr()},
                                      call.stream()));
     }
   }
-  return output.finish();
+  return output.joined();
 }
 
 at::Tensor tables(at::TensorList weights, const at::Tensor& indices, const at::Tensor& offsets,

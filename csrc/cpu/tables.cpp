@@ -4,6 +4,7 @@
 #include <cpu/large_blocks.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
+#include <ops/table_output.h>
 #include <ops/types.h>
 #include <ops/views.h>
 
@@ -12,52 +13,9 @@
 namespace myemb {
 namespace {
 
-// The output of a call, of which each feature has some columns.
-class TableOutput {
- public:
-  TableOutput(const TableLayout& layout, int64_t num_bags)
-      : columns_(layout.columns.expect_int()),
-        out_(empty_result({num_bags, columns_}, at::TensorOptions().dtype(layout.type))),
-        data_(static_cast<char*>(out_.mutable_data_ptr())) {}
-
-  struct Slice {
-    void* data;
-    int64_t stride;
-  };
-
-  // Where a feature's rows go. Those of another dtype than the output's are rounded to their own
-  // first, as if they were outputs that are joined.
-  Slice slice(const BatchFeature& feature, const BatchTable& table) {
-    const int64_t dim = table.dim.expect_int(), column = feature.column.expect_int();
-    if (table.type == out_.scalar_type()) return {data_ + column * out_.element_size(), columns_};
-    const at::Tensor part =
-        empty_result({out_.size(0), dim}, at::TensorOptions().dtype(table.type));
-    converted_.push_back({column, part});
-    return {part.mutable_data_ptr(), dim};
-  }
-
-  at::Tensor finish() {
-    for (const auto& [column, part] : converted_) {
-      out_.narrow(1, column, part.size(1)).copy_(part);
-    }
-    return out_;
-  }
-
- private:
-  struct Converted {
-    int64_t column;
-    at::Tensor part;
-  };
-
-  const int64_t columns_;
-  const at::Tensor out_;
-  char* const data_;
-  std::vector<Converted> converted_;
-};
-
 // What a feature has to do.
 SegmentWork work_of(const at::Tensor& weight, const TableLayout& layout, const TableBags& bags,
-                    size_t f, TableOutput::Slice slice, const at::Tensor& positions,
+                    size_t f, TableOutput::Columns out, const at::Tensor& positions,
                     BadIndex* bad) {
   const BatchFeature& feature = layout.features[f];
   const BatchTable& table = layout.table_of(feature);
@@ -70,8 +28,8 @@ SegmentWork work_of(const at::Tensor& weight, const TableLayout& layout, const T
         .weights = bags.weights_data(),
         .padding_idx = padding_idx,
         .average = table.mode == BagMode::Mean,
-        .out = slice.data,
-        .out_stride = slice.stride,
+        .out = out.data,
+        .out_stride = out.stride,
         .bad = bad,
     };
   }
@@ -84,8 +42,8 @@ SegmentWork work_of(const at::Tensor& weight, const TableLayout& layout, const T
       .segments = bags.segments(f),
       .weights = bags.weights_data(),
       .padding_idx = padding_idx,
-      .out = slice.data,
-      .out_stride = slice.stride,
+      .out = out.data,
+      .out_stride = out.stride,
       .positions = first,
       .positions_stride = layout.positions_columns.expect_int(),
       .bad = bad,
@@ -94,18 +52,22 @@ SegmentWork work_of(const at::Tensor& weight, const TableLayout& layout, const T
 
 at::Tensor look_up(at::TensorList weights, const TableLayout& layout, const TableBags& bags,
                    const at::Tensor& positions) {
-  TableOutput output(layout, bags.num_bags);
+  const auto new_tensor = [](at::IntArrayRef shape, at::ScalarType type) {
+    return empty_result(shape, at::TensorOptions().dtype(type));
+  };
+  TableOutput output(new_tensor({bags.num_bags, layout.columns.expect_int()}, layout.type),
+                     new_tensor);
   BadIndex bad;
   std::vector<SegmentWork> works;
   works.reserve(layout.features.size());
   for (size_t f = 0; f < layout.features.size(); ++f) {
     const BatchFeature& feature = layout.features[f];
-    const auto slice = output.slice(feature, layout.table_of(feature));
-    works.push_back(work_of(weights[feature.table], layout, bags, f, slice, positions, &bad));
+    const auto out = output.columns(feature, layout.table_of(feature));
+    works.push_back(work_of(weights[feature.table], layout, bags, f, out, positions, &bad));
   }
   run_segments(works);
   bags.check(bad, layout);
-  return output.finish();
+  return output.joined();
 }
 
 at::Tensor tables_cpu(at::TensorList weights, const at::Tensor& indices, const at::Tensor& offsets,

@@ -64,7 +64,9 @@ bool can_be_read(const at::Tensor& tensor) {
     return false;
   }
   if (!is_transformed()) return true;
-  try {  // grad and jvp read through; whether vmap is below them, only functorch could tell
+  // grad and jvp read through; whether vmap is below them, only functorch can tell, of whose
+  // headers torch's packages leave out a part.
+  try {
     tensor.select(0, 0).item();
     return true;
   } catch (const c10::Error&) {
