@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch._inductor import config
+from torch._inductor.utils import parallel_num_threads
 from torch._inductor.lowering import fallback_handler, lowerings, user_lowerings
 from torch._inductor.virtualized import V
 
+from ._inductor_gradient import add_in_order
+
 _aten = torch.ops.aten
 _FEW = 16 * 1024  # elements: they are looked up in the time that a call takes
+_SMALL = 256 * 1024  # elements of a table: one thread zeros them in that time
 _CHUNK = 256  # lookups that docs/numbers.md adds from left to right
 _VIEWS = {_aten.view, _aten.reshape, _aten.unsqueeze, _aten.squeeze, _aten.permute, _aten.expand}
 _INDEX_DTYPES = (torch.int32, torch.int64)
@@ -54,19 +58,28 @@ def _lower_embedding_dense_backward(
     padding_idx: Any = -1,
     scale_grad_by_freq: bool = False,
 ) -> Any:
-    """Few gradients, added in the order of the lookups, or None: a call of the operator."""
+    """Few gradients, added in the order of the lookups, or None: a call of the operator.
+
+    Inductor writes one loop for it and for what makes the gradients, but shares it among threads,
+    which add in any order, when it is long or has something long beside it.
+    """
     dtype = grad_output.get_dtype()
-    if scale_grad_by_freq or not _is_added_in_order(grad_output, indices):
-        return None
     if dtype not in _DTYPES[:2] or indices.get_dtype() not in _INDEX_DTYPES:
         return None
-    if not _is_number(padding_idx) or padding_idx >= 0:
+    sizes = [num_weights, grad_output.get_size()[-1]]
+    lookups = _product(indices.get_size())
+    known = _is_number(padding_idx) and not scale_grad_by_freq
+    if not known or not _is_cheap(grad_output, lookups, sizes):
+        return None
+    if parallel_num_threads() > 1 or config.cpp.dynamic_threads:
+        reshape = lowerings[_aten.reshape.default]
+        rows = reshape(grad_output, [lookups, sizes[1]])
+        return add_in_order(rows, reshape(indices, [lookups]), num_weights, padding_idx)
+    if padding_idx >= 0:
         is_padding = lowerings[_aten.eq.Scalar](indices, padding_idx)
         is_padding = lowerings[_aten.unsqueeze.default](is_padding, -1)
         grad_output = lowerings[_aten.where.ScalarSelf](is_padding, 0.0, grad_output)
-    zeros = lowerings[_aten.full.default](
-        [num_weights, grad_output.get_size()[-1]], 0.0, dtype=dtype, device=torch.device("cpu")
-    )
+    zeros = lowerings[_aten.full.default](sizes, 0.0, dtype=dtype, device=torch.device("cpu"))
     return lowerings[_aten.index_put.default](zeros, [indices], grad_output, accumulate=True)
 
 
@@ -78,13 +91,11 @@ def _lower_embedding_renorm_(weight: Any, *arguments: Any, **options: Any) -> An
     return weight
 
 
-def _is_added_in_order(grad_output: Any, indices: Any) -> bool:
-    """Whether Inductor adds the rows as this library does: on one thread of a CPU, one by one."""
-    numel, lookups = _product(grad_output.get_size()), _product(indices.get_size())
-    if not _is_number(numel) or not 0 < lookups <= _CHUNK:
+def _is_cheap(grad_output: Any, lookups: Any, sizes: Sequence[Any]) -> bool:
+    """Whether one thread adds the rows in the time that a call takes, and zeros a table."""
+    if grad_output.get_device().type != "cpu" or not all(map(_is_number, (*sizes, lookups))):
         return False
-    one_thread = numel < 2 * config.cpp.min_chunk_size and not config.cpp.dynamic_threads
-    return one_thread and grad_output.get_device().type == "cpu"
+    return bool(0 < lookups <= _CHUNK and _product(sizes) <= _SMALL)
 
 
 def _product(sizes: Iterable[Any]) -> Any:

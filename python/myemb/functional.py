@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.compiler import is_dynamo_compiling
 from torch.overrides import (
     handle_torch_function,
@@ -20,7 +21,7 @@ from torch.overrides import (
 )
 
 from . import _C
-from ._compile import in_graph
+from ._compile import prepare_inductor
 from ._features import for_tables
 from ._nested import nested_lookup, refuse_nested_weights, unpack_nested_bags
 from ._padding import padding_row, padding_rows
@@ -36,9 +37,14 @@ _check_embedding_bag = _C.check_embedding_bag
 _embedding_bag_tables = _C.embedding_bag_tables
 _check_embedding_bag_tables = _C.check_embedding_bag_tables
 _ops = torch.ops.myemb
+# What a graph calls. Whatever a traced call reads is looked at again before each run of the graph,
+# which on a few indices takes as long as the lookup: each name that is read counts.
+_graph_embedding = _ops.embedding.default
+_graph_embedding_bag = _ops.embedding_bag.default
+_graph_embedding_renorm_ = _ops.embedding_renorm_.default
+_graph_embedding_bag_tables = _ops.embedding_bag_tables.default
 
 MODES, UNKNOWN_MODE = {"sum": 0, "mean": 1, "max": 2}, -1
-_PLAIN = (torch.nn.Parameter, Tensor)
 
 
 def embedding(
@@ -86,7 +92,7 @@ def embedding(
             scale_grad_by_freq=scale_grad_by_freq,
             sparse=sparse,
         )
-    if type(weight) not in _PLAIN and is_sharded(weight):
+    if weight.__class__ is not Parameter and weight.__class__ is not Tensor and is_sharded(weight):
         return sharded_embedding(
             input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
@@ -95,12 +101,15 @@ def embedding(
         return nested_lookup(lambda part: embedding(part, weight, *options), input)
     if padding_idx is None:
         padding_idx = -1
-    elif padding_idx:  # row 0 passes without a look at the table, as in PyTorch
+    elif padding_idx and not 0 < padding_idx < weight.size(0):  # row 0 passes, as in PyTorch
         padding_idx = padding_row(padding_idx, weight.size(0))
     if max_norm is not None:
         input = input.contiguous()
         _renorm_for_lookup(weight, input, max_norm, norm_type)
-    entry = in_graph(_ops.embedding.default) if is_dynamo_compiling() else _embedding
+    entry = _embedding
+    if is_dynamo_compiling():
+        prepare_inductor()
+        entry = _graph_embedding
     return entry(weight, input, padding_idx, scale_grad_by_freq, sparse)
 
 
@@ -166,7 +175,7 @@ def embedding_bag(
             include_last_offset=include_last_offset,
             padding_idx=padding_idx,
         )
-    if type(weight) not in _PLAIN and is_sharded(weight):
+    if weight.__class__ is not Parameter and weight.__class__ is not Tensor and is_sharded(weight):
         bags = Bags(input, offsets, per_sample_weights, include_last_offset)
         options = (max_norm, norm_type, scale_grad_by_freq, mode, sparse, padding_idx)
         return sharded_embedding_bag(bags, weight, *options)
@@ -195,7 +204,10 @@ def embedding_bag(
                 padding_idx,
             )
         _renorm_for_lookup(weight, input, max_norm, norm_type)
-    entry = _ops.embedding_bag.default if is_dynamo_compiling() else _embedding_bag
+    entry = _embedding_bag
+    if is_dynamo_compiling():
+        prepare_inductor()
+        entry = _graph_embedding_bag
     return entry(
         weight,
         input,
@@ -300,7 +312,10 @@ def embedding_bag_tables(
             strict=True,
         )
         _renorm_tables(input, weights, offsets, feature_tables, list(norms))
-    entry = _ops.embedding_bag_tables.default if is_dynamo_compiling() else _embedding_bag_tables
+    entry = _embedding_bag_tables
+    if is_dynamo_compiling():
+        prepare_inductor()
+        entry = _graph_embedding_bag_tables
     result: Tensor = entry(*arguments)
     return result
 
@@ -350,9 +365,10 @@ def embedding_renorm_(
         return handle_torch_function(
             embedding_renorm_, (weight, input), weight, input, max_norm, norm_type=norm_type
         )
-    entry = (
-        in_graph(_ops.embedding_renorm_.default) if is_dynamo_compiling() else _embedding_renorm_
-    )
+    entry = _embedding_renorm_
+    if is_dynamo_compiling():
+        prepare_inductor()
+        entry = _graph_embedding_renorm_
     return entry(weight, input, max_norm, norm_type)
 
 
