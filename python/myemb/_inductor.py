@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch._inductor import config
-from torch._inductor.utils import parallel_num_threads
 from torch._inductor.lowering import fallback_handler, lowerings, user_lowerings
+from torch._inductor.utils import parallel_num_threads
 from torch._inductor.virtualized import V
 
 from ._inductor_gradient import add_in_order

@@ -56,13 +56,14 @@ class _AddInOrder(CppTemplate):
 
 
 def add_in_order(gradient: Any, indices: Any, num_weights: Any, padding_idx: Any) -> Any:
-    """The rows ``gradient`` (N, D), each added to row ``indices`` (N,) of zeros (num_weights, D)."""
+    """The sums (num_weights, D) of rows ``gradient`` (N, D) at ``indices`` (N,)."""
     gradient, indices = (ir.ExternKernel.realize_input(each) for each in (gradient, indices))
     layout = ir.FixedLayout(
         torch.device("cpu"), gradient.get_dtype(), [num_weights, gradient.get_size()[1]]
     )
     template = _AddInOrder("embedding_dense_backward", [indices, gradient], layout, num_threads=1)
-    sums = template.generate(padding_idx=padding_idx).output_node()
+    choice = template.generate(padding_idx=padding_idx)  # type: ignore[no-untyped-call]
+    sums = choice.output_node()
     # Inductor would let the template write what reads the sums, too.
     V.graph.no_fuse_buffer_names.add(sums.get_name())
     return sums

@@ -8,12 +8,12 @@ kept between calls.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.compiler import is_dynamo_compiling
+from torch.nn import Parameter
 from torch.overrides import (
     handle_torch_function,
     has_torch_function,
@@ -26,6 +26,7 @@ from ._features import for_tables
 from ._nested import nested_lookup, refuse_nested_weights, unpack_nested_bags
 from ._padding import padding_row, padding_rows
 from ._sharding import Bags, is_sharded, sharded_embedding, sharded_embedding_bag
+from ._tables import renorm_tables, sparse_tables_in_graph
 
 __all__ = ["coalesce", "embedding", "embedding_bag", "embedding_bag_tables", "embedding_renorm_"]
 
@@ -105,7 +106,7 @@ def embedding(
         padding_idx = padding_row(padding_idx, weight.size(0))
     if max_norm is not None:
         input = input.contiguous()
-        _renorm_for_lookup(weight, input, max_norm, norm_type)
+        renorm_for_lookup(weight, input, max_norm, norm_type)
     entry = _embedding
     if is_dynamo_compiling():
         prepare_inductor()
@@ -203,7 +204,7 @@ def embedding_bag(
                 include_last_offset,
                 padding_idx,
             )
-        _renorm_for_lookup(weight, input, max_norm, norm_type)
+        renorm_for_lookup(weight, input, max_norm, norm_type)
     entry = _embedding_bag
     if is_dynamo_compiling():
         prepare_inductor()
@@ -256,14 +257,13 @@ def embedding_bag_tables(
             ``offsets[f * B + b]`` to ``offsets[f * B + b + 1]``.
         feature_tables: The table that each feature reads; by default feature f reads table f.
         mode: ``"sum"``, ``"mean"`` or ``"max"``.
-        sparse: Make the gradient of a table a sparse COO tensor. Not with ``mode="max"``, nor in
-            ``torch.compile``.
+        sparse: Make the gradient of a table a sparse COO tensor. Not with ``mode="max"``.
         per_sample_weights: One factor for each lookup, as in :func:`embedding_bag`.
         padding_idx: A row that is left out of bags and gets no gradient; negative values count from
             the end.
         max_norm: Rows that are looked up and whose norm is larger are first scaled down to it, in
             place, as in :func:`embedding_bag`. Every argument, indices included, is checked before
-            a row is changed. Not in ``torch.compile``.
+            a row is changed (not in ``torch.compile``).
         norm_type: The p of that p-norm.
 
     Returns:
@@ -305,19 +305,19 @@ def embedding_bag_tables(
         sparse_tables,
     )
     if max_norm is not None:
-        _check_embedding_bag_tables(*arguments)
+        if not is_dynamo_compiling():
+            _check_embedding_bag_tables(*arguments)
         norms = zip(
             for_tables(max_norm, count, "max_norm"),
             for_tables(norm_type, count, "norm_type"),
             strict=True,
         )
-        _renorm_tables(input, weights, offsets, feature_tables, list(norms))
-    entry = _embedding_bag_tables
+        renorm_tables(input, weights, offsets, feature_tables, list(norms))
+    entry: Callable[..., Tensor] = _embedding_bag_tables
     if is_dynamo_compiling():
         prepare_inductor()
-        entry = _graph_embedding_bag_tables
-    result: Tensor = entry(*arguments)
-    return result
+        entry = sparse_tables_in_graph if sparse_tables else _graph_embedding_bag_tables
+    return entry(*arguments)
 
 
 def coalesce(input: Tensor) -> Tensor:
@@ -372,28 +372,8 @@ def embedding_renorm_(
     return entry(weight, input, max_norm, norm_type)
 
 
-def _renorm_for_lookup(weight: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> None:
+def renorm_for_lookup(weight: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> None:
     # detach() shares the version counter: whoever saved the table for backward still learns of the
     # change.
     with torch.no_grad():
         embedding_renorm_(weight.detach(), indices, max_norm, norm_type)
-
-
-def _renorm_tables(
-    input: Tensor,
-    weights: Sequence[Tensor],
-    offsets: Tensor,
-    feature_tables: Sequence[int] | None,
-    norms: Sequence[tuple[float | None, float]],
-) -> None:
-    """Renorms the rows that a batch looks up, which is known to be good."""
-    tables = range(len(weights)) if feature_tables is None else feature_tables
-    num_bags = (offsets.numel() - 1) // len(tables)
-    if num_bags == 0:
-        return
-    borders = offsets[::num_bags].tolist()
-    for feature, table in enumerate(tables):
-        max_norm, norm_type = norms[table]
-        if max_norm is not None:
-            lookups = input[borders[feature] : borders[feature + 1]]
-            _renorm_for_lookup(weights[table], lookups, max_norm, norm_type)
