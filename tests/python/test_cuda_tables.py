@@ -13,7 +13,7 @@ import pytest
 import simulator
 import torch
 from gpus import Gpu, compare, needs_cudasim
-from inputs import MODES
+from inputs import MODES, variants
 from tables import Call, make_call
 from test_cuda_edges import canonical
 from torch import Tensor
@@ -24,12 +24,16 @@ ops = torch.ops.myemb
 SHARED = (0, 2, 1, 0, 3, 2)  # table 0 is read by features 0 and 3, table 2 by two, 4 and 5 by none
 MIXED = (torch.float16, torch.float32, torch.bfloat16)
 FLOAT, DOUBLE = (torch.float32,), (torch.float64, torch.float32)
+SCALAR_TYPES = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloat16: 15}
 
 
-def check(gpu: Gpu, call: Call) -> None:
-    """Output and gradients. ``call`` is of CPU tensors, and so is what it is compared with."""
+def check(gpu: Gpu, call: Call, layout: str = "contiguous") -> None:
+    """Output and gradients, the upstream one in a ``layout`` of variants().
+
+    ``call`` is of CPU tensors, and so is what it is compared with.
+    """
     tables = len(call.weights)
-    upstream = call.upstream()
+    upstream = variants(call.upstream())[layout]
     extra = [] if call.factors is None else [call.factors]
 
     def run(lookups: Tensor, starts: Tensor, upstream: Tensor, *tensors: Tensor) -> list[Tensor]:
@@ -259,7 +263,8 @@ def bad_calls(call: Call) -> list[tuple[str, Any]]:
     """The operators on ``call``, by the name in which they fail."""
     rows = [weight.size(0) for weight in call.weights]
     widths = [weight.size(1) for weight in call.weights]
-    grad, modes = call.upstream(), [0] * len(rows)
+    dtype, modes = call.weights[0].dtype, [0] * len(rows)
+    grad, dtypes = call.upstream().to(dtype), [SCALAR_TYPES[dtype]] * len(rows)
     some = (call.lookups, call.starts)
     sgd = {"rule": "sgd", "lr": 0.1}
     maxima = torch.zeros(call.num_bags, sum(call.widths), dtype=torch.int64)
@@ -269,7 +274,7 @@ def bad_calls(call: Call) -> list[tuple[str, Any]]:
         (
             "tables_backward",
             lambda: ops.embedding_bag_tables_backward(
-                grad, *some, None, rows, widths, [6] * 3, None, modes, None, None, [], [0, 1, 2]
+                grad, *some, None, rows, widths, dtypes, None, modes, None, None, [], [0, 1, 2]
             ),
         ),
         (
@@ -307,10 +312,13 @@ def test_a_bad_index_is_refused_by_name(arch: int, bad: int) -> None:
 @pytest.mark.parametrize("arch", simulator.ARCHITECTURES)
 def test_a_bad_index_of_a_table_without_columns(arch: int, bad: int) -> None:
     """Nothing is read there, and the tables before and behind have more or less rows."""
-    call = make_call(widths=(3, 0, 8, 0, 2), num_bags=80, longest=9)  # 5, 12, 19, 26 and 33 rows
+    call = make_call(widths=(3, 0, 8, 0, 2), num_bags=80, longest=9)  # 5, 12, 19, 12 and 33 rows
+    call.weights[3] = call.weights[1]
+    call.lookups[int(call.starts[240]) : int(call.starts[320])] %= 12
     expected = call.together(call.weights, None)
-    first, last = int(call.starts[80]), int(call.starts[160]) - 1
-    for place in (None, first, (first + last) // 2, last):
+    ends = call.starts[[80, 160, 240, 320]].tolist()
+    middle = [sum(ends[:2]) // 2, *range(ends[2] + -ends[2] % 256, ends[3], 256)]
+    for place in (None, ends[0], ends[1] - 1, ends[2], ends[3] - 1, *middle):
         lookups = call.lookups.clone()
         with simulator.simulation(arch):
             if place is None:

@@ -10,7 +10,7 @@ import dataclasses
 import pytest
 import torch
 from gpus import Gpu, compare
-from inputs import MODES
+from inputs import MODES, variants
 from tables import Call, make_call
 from test_cuda_edges import canonical
 from test_cuda_update import KINDS, RULES, Table
@@ -27,10 +27,14 @@ class Step:
     tables: list[Table]
     updated: list[int]
 
-    def check(self, gpu: Gpu, rule: str, rounding: str, weighted: bool) -> None:
+    def check(
+        self, gpu: Gpu, rule: str, rounding: str, weighted: bool, layout: str = "contiguous"
+    ) -> None:
         call, count = self.call, len(self.tables)
         modes = [MODES.index(mode) for mode in call.modes]
-        padding = [-1 if each is None else each for each in call.padding or ()]
+        padding = None
+        if call.padding is not None:
+            padding = [-1 if each is None else each for each in call.padding]
         states = [state for t in self.updated for state in self.tables[t].states]
         weights = [table.weight for table in self.tables]
         has_max = "max" in [call.modes[t] for t in call.features]
@@ -38,7 +42,7 @@ class Step:
             weights, call.lookups, call.starts, call.features, modes, call.factors, padding
         )[1]
         dtype = torch.promote_types(weights[0].dtype, weights[-1].dtype)
-        upstream = call.upstream().to(dtype)
+        upstream = variants(call.upstream().to(dtype))[layout]
         options = RULES[rule] | {"lr": 0.05, "rounding": rounding, "seed": 2**40 + 7}
 
         def run(

@@ -69,10 +69,14 @@ class Table:
         gpu: Gpu,
         grad: Any,
         steps: int = 2,
+        before: int = 0,
         changes: dict[str, Any] | None = None,
         **lookups: Any,
     ) -> None:
-        """Some steps with ``grad(*tensors)``, or ``grad`` itself, give the bits of the CPU."""
+        """Some steps with ``grad(*tensors)``, or ``grad`` itself, give the bits of the CPU.
+
+        ``before`` them were others.
+        """
         names = [name for name, value in lookups.items() if isinstance(value, Tensor)]
         make = grad if callable(grad) else lambda grad: grad
         parts = grad.parts if callable(grad) else (grad,)
@@ -84,7 +88,7 @@ class Table:
             states, rest = rest[: len(self.states)], rest[len(self.states) :]
             parts_here, rest = rest[: len(parts)], rest[len(parts) :]
             call = lookups | dict(zip(names, rest, strict=True))
-            for step in range(1, steps + 1):
+            for step in range(before + 1, before + steps + 1):
                 update_(weight, states, make(*parts_here), **call, **options, step=step)
             return canonical([weight, *states])
 

@@ -61,11 +61,11 @@ class Rule:
 
 
 def stays_zero(context: Context) -> bool:
-    """Whether a move of zero is left out, or moves another zero."""
+    """Whether a move of zero moves another zero."""
     if not context.before.opcode.startswith("mov."):
         return False
     sources = [context.before.operands[1], *context.operands_after[1:2]]
-    return all(context.registers.is_zero(source) for source in sources)
+    return all(context.registers.is_zero_at(source, context.before.at) for source in sources)
 
 
 def moves_upper_half(context: Context) -> bool:
@@ -73,8 +73,24 @@ def moves_upper_half(context: Context) -> bool:
     return context.registers.is_upper_half(context.before.operands[1])
 
 
+def moves_minus_one(context: Context) -> bool:
+    return context.before.opcode.startswith("mov.") and context.registers.is_minus_one(
+        context.before.operands[1]
+    )
+
+
+def rounds_a_quotient(context: Context) -> bool:
+    """Whether the last operand is what rounds a quotient towards zero."""
+    return context.registers.rounds_a_quotient(context.before.operands[-1])
+
+
+def is_only_compared_with_null(context: Context) -> bool:
+    return context.registers.is_only_compared_with_null(context.before.operands[0])
+
+
 SORTED = "Runs<"
 DOT = "dot_rows"
+OF_FEATURES = r"Feature|TableDots|number_tables|count_feature|check_features"
 
 RULES: list[Rule] = [
     Rule(
@@ -88,10 +104,12 @@ RULES: list[Rule] = [
         instruction=r"^shfl\.",
         when=moves_upper_half,
     ),
+    Rule("moves another zero", kind="other operand", when=stays_zero),
     Rule(
-        "moves zero to where zero is: what no instruction has written is zero on the simulator",
-        kind="left out|other operand",
-        when=stays_zero,
+        "any negative number says that there is none, and what is in a register before is one",
+        kernel="Max<|join_maxima",
+        kind="left out",
+        when=moves_minus_one,
     ),
     Rule(
         "__syncwarp() keeps loads together; the threads of a warp are together without it",
@@ -109,6 +127,7 @@ RULES: list[Rule] = [
         instruction=r"shr\.s(32|64) \S+, \S+, (31|63);|shr\.u32 \S+, \S+, (30|29|28|27);"
         r"|shr\.u64 \S+, \S+, (63|56);",
     ),
+    Rule("... the same: takes away this zero", kind="operation", when=rounds_a_quotient),
     Rule(
         "extends a number that is never negative",
         source=r"(shape|thread_group|lanes)\.cuh|(row_dot|row_renorm)\.cu:\d+: for"
@@ -136,8 +155,9 @@ RULES: list[Rule] = [
         source=r"x < 0 \? -x : x|std::abs",
     ),
     Rule(
-        "a butterfly of distances 17, 8, 4, 2, 1 adds up the same threads",
-        after=r"mov\.u32 \S+, 17;",
+        "a butterfly of distances 17, 8, 4, 2, 1 adds up the same threads; 9, 5 and 3 do, too",
+        source=r"__shfl_xor_sync|^\?",
+        after=r"mov\.u32 \S+, (17|9|5|3);",
     ),
     Rule(
         "sizes of groups are powers of two: below 17 is below 16 or 16",
@@ -173,8 +193,41 @@ RULES: list[Rule] = [
     ),
     Rule(
         "of an empty segment only that it is empty is of consequence",
-        instruction=r"^mov\.u64",
+        instruction=r"^mov\.u64|^selp\.b64",
         source=r"segment : none;|return \{0, 0, 0\};|segments\.cuh:0:",
+    ),
+    Rule(
+        "... the same: of that of a lookup of no feature or table, where it begins",
+        instruction=r"^mov\.u64",
+        source=r"return \{0, i, i\};",
+        when=lambda context: context.reached,
+    ),
+    Rule(
+        "a bag that does not begin in a window is not joined, nor one that ends in it",
+        kernel="^join_.*FeatureBags",
+        kind="left out|comparison",
+        source=r"own\[0\] <= lookup && lookup < own\[num_bags_\]",
+        when=lambda context: context.reached,
+    ),
+    Rule(
+        "what is joined has a chunk",
+        kernel="^join_",
+        kind="left out",
+        instruction=r"^@!?%p\d+ bra",
+        source=r"for \(int64_t (chunk = bag|begin = segment)\.begin",
+    ),
+    Rule(
+        "features have offsets, and none is null",
+        kernel=OF_FEATURES,
+        source=r"starts \? starts\[s\] : s \* length",
+        instruction=r"^mov|, 0;$",
+    ),
+    Rule("... the same", kernel=OF_FEATURES, when=is_only_compared_with_null),
+    Rule(
+        "two packed rows of one table",
+        kind="other operand",
+        instruction=r"^shr\.s64 \S+, \S+, 48;",
+        source=r"packed >> kRowBits",
     ),
     Rule("an item behind the last has no segment", source=r"item < shape\.items \? find"),
     Rule("what is found for too many items is not used", source=r"mine < shape\.items_per_block"),
@@ -191,9 +244,15 @@ RULES: list[Rule] = [
         "a search among one bag ends at once, and looks at it once more before",
         source=r"while \(high - low > 1\)",
         instruction=r"^(@|setp)",
-        kind="left out",
+        kind="left out|constant",
     ),
     Rule("weights that are not wanted are stored and not read", source=r"weighted\(\)\) held\."),
+    Rule(
+        "... the same",
+        source=r"held\.places\[threadIdx\.x\] = rows\.place",
+        instruction=r"^setp\.eq\.s64 \S+, \S+, 0;",
+        kind="constant",
+    ),
     Rule("a chunk too many is summed and not read", source=r"chunks_before == 0 \|\| begin >="),
     Rule(
         "of a whole bag's first lookup only that there was one is of consequence",
@@ -230,7 +289,7 @@ RULES: list[Rule] = [
         "where no columns are left, the first ones are read once more and do not count",
         kernel=DOT + "|renorm_rows",
         kind="left out",
-        instruction=r"^setp\.lt\.s32 \S+, \S+, 1;",
+        instruction=r"^setp\.lt\.s32 \S+, \S+, 1;|^@!?%p\d+ bra",
         source=r"else if \(left > 0\)",
     ),
     Rule(
@@ -239,6 +298,23 @@ RULES: list[Rule] = [
         source=r"for \(int begin = 0; begin < count",
         instruction=r"^@!?%p\d+ bra",
         kind="left out",
+    ),
+    Rule(
+        "what a lookup of no feature of the launch is scaled by is of no consequence",
+        kernel="TableDots",
+        source=r"tables_dot\.cu:\d+: return \{$",
+        instruction=r"^mov\.u64",
+    ),
+    Rule(
+        "a warp that has no lookup of the launch multiplies in vain and writes nothing",
+        kernel="TableDots",
+        kind="left out",
+        source=r"if \(!any_in_warp\(mine\.is_wanted\)\) return;",
+    ),
+    Rule(
+        "which NaN a bf16 number is, is not promised",
+        instruction=r"^selp\.b16 \S+, 32767,",
+        kind="constant",
     ),
     Rule(
         "the divisors of a mean are not asked for together with the positions of maxima",

@@ -236,8 +236,10 @@ def main() -> int:
             "test_cuda_bits.py",
             "test_cuda_edges.py",
             "test_cuda_tables.py",
+            "test_cuda_tables_edges.py",
             "test_cuda_tables_update.py",
             "test_cuda_update.py",
+            "test_cuda_update_edges.py",
         },
         lambda items: mutate(items, arch, arguments, report),
     )

@@ -191,9 +191,7 @@ def predicate(i: Instruction, _: list[Instruction]) -> Iterator[str]:
 
 
 def left_out(i: Instruction, _: list[Instruction]) -> Iterator[str]:
-    # A register that nothing was written to is zero on the simulator.
-    writes_zero = i.opcode.startswith("mov.") and i.operands[1] in ("0", "0f00000000")
-    if i.opcode != "bra.uni" and not writes_zero:
+    if i.opcode != "bra.uni":
         yield ""
 
 
