@@ -13,7 +13,7 @@ import torch
 from gpus import Gpu, compare, needs_cudasim
 from inputs import FLOAT_DTYPES, MODES, variants
 from tables import Call, make_call
-from test_cuda_bits import lookup, starts_of
+from test_cuda_bits import lookup, randn, starts_of
 from test_cuda_edges import LENGTHS, WIDTHS, Chance
 from test_cuda_tables import MIXED, bad_calls, check
 from test_cuda_tables_update import Step
@@ -70,7 +70,7 @@ def random_call(chance: Chance, dtypes: Sequence[torch.dtype]) -> Call:
     )
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(60))
 def test_random_tables(seed: int, gpu: Gpu) -> None:
     chance = Chance(seed)
     dtypes = chance.choice([MIXED, *((dtype,) for dtype in FLOAT_DTYPES)])
@@ -91,17 +91,18 @@ def test_random_steps(seed: int, gpu: Gpu) -> None:
 def gradients_of_factors(
     lookups: Tensor, starts: Tensor, upstream: Tensor, *weights: Tensor
 ) -> list[Tensor]:
-    """In modes sum and max, and where the maxima were."""
+    """In modes sum and max, and where the maxima were. Features of all tables, and back again."""
     padding = [1, 4] + [-1] * (len(weights) - 2)
+    features = [*range(len(weights)), *reversed(range(len(weights)))]
     modes = ([0] * len(weights), [2] * len(weights))
-    maxima = ops.embedding_bag_tables_max(weights, lookups, starts, None, modes[1], None, padding)[
-        1
-    ]
+    maxima = ops.embedding_bag_tables_max(
+        weights, lookups, starts, features, modes[1], None, padding
+    )[1]
     return [
         maxima,
         *(
             ops.embedding_bag_tables_per_sample_weights_backward(
-                upstream, weights, lookups, starts, positions, None, mode, padding
+                upstream, weights, lookups, starts, positions, features, mode, padding
             )
             for mode, positions in zip(modes, (None, maxima), strict=True)
         ),
@@ -116,55 +117,54 @@ def gradients_of_factors(
         ((1, 5, 17, 33, 65, 97, 129, 161, 193, 257), "contiguous"),
         ((1, 5, 17, 33, 65, 97, 129, 161, 193, 257), "transposed"),
         ((2, 6, 18, 34, 66, 98, 130, 162, 194, 258), "contiguous"),
-        ((4, 12, 20, 36, 68, 100, 132, 164, 196, 260), "contiguous"),
+        ((4, 16, 20, 36, 68, 100, 132, 164, 196, 260), "contiguous"),
         ((8, 24, 40, 72, 104, 136, 168, 200, 264), "contiguous"),
     ],
 )
 def test_gradients_of_weights_of_every_width(
     dtype: torch.dtype, widths: tuple[int, ...], layout: str, gpu: Gpu
 ) -> None:
-    call = make_call(widths, dtypes=(dtype,), num_bags=3, longest=4)
+    tables = range(len(widths))
+    features = (*tables, *reversed(tables))
+    call = make_call(widths, dtypes=(dtype,), features=features, num_bags=2, longest=3)
     upstream = variants(call.upstream().to(dtype))[layout]
     compare(gpu, gradients_of_factors, call.lookups, call.starts, upstream, *call.weights)
 
 
+# Of 1, 2, 4 and 8 values an access.
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
-@pytest.mark.parametrize("widths", [(1, 3), (2, 6), (4, 12), (8, 24)])
+@pytest.mark.parametrize("widths", [(1, 3), (2, 6), (16, 20), (32, 40)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_first_of_equal_maxima_wins(
+def test_bags_of_every_form(
     dtype: torch.dtype, widths: tuple[int, ...], weighted: bool, gpu: Gpu
 ) -> None:
-    """The first that is not padding, which no value of 0 or less exceeds, at every place."""
+    """Padding at the begin, short or long; maxima that are equal and never more than 0."""
+    padding = (0, 1, 2, 3, 4, 7, 33, 270)
+    lengths = (9, 3, 9, 0, 5, 9, 40, 600)
     bags = [
-        torch.cat([torch.zeros(padding, dtype=torch.int64), torch.randint(5, (length,))])
-        for padding, length in (
-            (0, 9),
-            (1, 3),
-            (2, 9),
-            (3, 0),
-            (4, 5),
-            (7, 9),
-            (33, 40),
-            (270, 600),
-        )
+        torch.cat([torch.zeros(zeros, dtype=torch.int64), torch.randint(5, (length,))])
+        for zeros, length in zip(padding, lengths, strict=True)
     ]
-    lookups = torch.cat(bags * len(widths))
-    starts = starts_of(tuple(len(bag) for bag in bags) * len(widths), include_last_offset=True)
-    weights = [torch.randint(-2, 1, (5, width)).to(dtype) for width in widths]
+    features = [0, 1, 0, 0, 1]
+    lookups = torch.cat(bags * len(features))
+    starts = starts_of(tuple(map(len, bags)) * len(features), include_last_offset=True)
+    weights = [randn(5, width, dtype=dtype) for width in widths]
+    weights += [torch.randint(-2, 1, (5, width)).to(dtype) for width in widths]
     factors = torch.randint(1, 3, lookups.shape).to(dtype) if weighted else None
-    padding = [0] * len(widths)
 
     def run(lookups: Tensor, starts: Tensor, *tensors: Tensor) -> list[Tensor]:
-        weights, extra = tensors[: len(widths)], tensors[len(widths) :]
-        modes = [2] * len(widths)
-        return list(
-            ops.embedding_bag_tables_max(
-                weights, lookups, starts, None, modes, *(extra or [None]), padding
-            )
-        )
+        values, whole = tensors[:2], tensors[2:4]
+        extra = (*(tensors[4:] or [None]), [0, 0])
+        calls = [(values, [0, 1]), (values, [1, 0]), (whole, [2, 2])]
+        return [
+            *ops.embedding_bag_tables_max(whole, lookups, starts, features, [2, 2], *extra),
+            *(
+                ops.embedding_bag_tables(weights, lookups, starts, features, modes, *extra)
+                for weights, modes in calls
+            ),
+        ]
 
-    extra = [] if factors is None else [factors]
-    compare(gpu, run, lookups, starts, *weights, *extra)
+    compare(gpu, run, lookups, starts, *weights, *([] if factors is None else [factors]))
 
 
 @pytest.mark.parametrize(("first", "second"), [(200, 184), (300, 340), (130, 126), (129, 511)])
@@ -178,6 +178,20 @@ def test_a_run_to_the_end_of_half_a_window(first: int, second: int, gpu: Gpu) ->
     compare(gpu, lookup, weight, call.lookups, upstream, None)
 
 
+@needs_cudasim
+@pytest.mark.parametrize("bad", [-1, 12])
+def test_a_bad_index_of_the_only_table_without_columns(bad: int) -> None:
+    call = make_call((3, 0, 2), num_bags=80, longest=9)
+    for place in (int(call.starts[80]), int(call.starts[120]), int(call.starts[160]) - 1):
+        lookups = call.lookups.clone()
+        lookups[place] = bad
+        with (
+            simulator.simulation(simulator.ARCHITECTURES[0]),
+            pytest.raises(RuntimeError, match="myemb::embedding_bag_tables: index out of range"),
+        ):
+            ops.embedding_bag_tables(call.weights, lookups, call.starts)
+
+
 def test_a_table_without_columns_behind_a_larger_one(gpu: Gpu) -> None:
     """Nothing but its indices is looked at, and those of others could not be its rows."""
     check(gpu, make_call((0, 3, 8), features=(2, 0, 1)))
@@ -187,8 +201,11 @@ def test_a_table_without_columns_behind_a_larger_one(gpu: Gpu) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("width", "count"), [(20, 8300), (33, 4200), (34, 4200), (40, 16500)])
 def test_gradients_of_many_weights(dtype: torch.dtype, width: int, count: int, gpu: Gpu) -> None:
-    call = make_call((width, 8, width), dtypes=(dtype,), num_bags=1, longest=0)
-    starts = torch.tensor([0, count // 2, count // 2 + 50, count])
+    features = (0, 1, 2, 2, 1, 0)
+    call = make_call((width, 8, width), dtypes=(dtype,), features=features, num_bags=1, longest=0)
+    starts = torch.tensor(
+        [0, count // 3, count // 3 + 50, count // 2, count // 2, count - 9, count]
+    )
     lookups, upstream = torch.randint(5, (count,)), call.upstream().to(dtype)
     compare(gpu, gradients_of_factors, lookups, starts, upstream, *call.weights)
 

@@ -19,7 +19,8 @@ class Context:
         mutant: The change.
         source: The file and number of the source line, and the line.
         registers: Those of the kernel.
-        reached: Whether any test runs the instruction.
+        reached: Whether any test runs the instruction,
+        line_reached: or at least another one of its source line.
     """
 
     kernel: str
@@ -27,6 +28,7 @@ class Context:
     source: str
     registers: Registers
     reached: bool
+    line_reached: bool
 
     @property
     def before(self) -> Instruction:
@@ -85,7 +87,10 @@ def rounds_a_quotient(context: Context) -> bool:
 
 
 def is_only_compared_with_null(context: Context) -> bool:
-    return context.registers.is_only_compared_with_null(context.before.operands[0])
+    """Whether the instruction computes or compares an address that nothing is read from."""
+    before = context.before
+    address = before.operands[before.opcode.startswith("setp.")]
+    return context.registers.is_only_compared_with_null(address)
 
 
 SORTED = "Runs<"
@@ -94,9 +99,9 @@ OF_FEATURES = r"Feature|TableDots|number_tables|count_feature|check_features"
 
 RULES: list[Rule] = [
     Rule(
-        "64-bit row numbers: more than 2^31 lookups or 2^32 rows, whose gradient fits into no test",
-        kernel=SORTED,
-        when=lambda context: not context.reached,
+        "the copy of these lines for row numbers of 64 bits: no test has so large a gradient",
+        kernel=SORTED + "(?!.*ApplyRule)",
+        when=lambda context: context.line_reached and not context.reached,
     ),
     Rule("... the same: which width it is", source=r"groups_\.wide"),
     Rule(
@@ -107,7 +112,7 @@ RULES: list[Rule] = [
     Rule("moves another zero", kind="other operand", when=stays_zero),
     Rule(
         "any negative number says that there is none, and what is in a register before is one",
-        kernel="Max<|join_maxima",
+        kernel="Max<|join_maxima|^reduce_runs",
         kind="left out",
         when=moves_minus_one,
     ),
@@ -131,8 +136,8 @@ RULES: list[Rule] = [
     Rule(
         "extends a number that is never negative",
         source=r"(shape|thread_group|lanes)\.cuh|(row_dot|row_renorm)\.cu:\d+: for"
-        r"|segment\.begin \+ i",
-        after=r"^(cvt\.u64\.u32|mul\.wide\.u|shr\.u32)",
+        r"|segment\.begin \+ i|\* shape\.lookups|chunk_begin / kChunk|[/*] kChunk\b",
+        after=r"^(cvt\.u64\.u32|mul\.wide\.u|shr\.u(32|64))",
     ),
     Rule(
         "which row is read by a lookup that does not count is of no consequence",
@@ -224,6 +229,24 @@ RULES: list[Rule] = [
     ),
     Rule("... the same", kernel=OF_FEATURES, when=is_only_compared_with_null),
     Rule(
+        "a feature of any negative number is none",
+        source=r"own\[num_bags_\] \? f : -1",
+        kind="constant",
+        after=r"-2\b",
+    ),
+    Rule(
+        "the rows of many tables are not averaged",
+        kernel="TableRuns<",
+        source=r"counted \+= output\.counts|counted <= 1\) return|sums\[n\] /=|\+\+length_",
+    ),
+    Rule(
+        "only the first thread, which has the sum in any case, writes it",
+        kernel="count_(feature_)?(windows|bags)",
+        kind="operation",
+        source=r"__shfl_xor_sync",
+        after=r"^shfl\.sync\.down",
+    ),
+    Rule(
         "two packed rows of one table",
         kind="other operand",
         instruction=r"^shr\.s64 \S+, \S+, 48;",
@@ -244,7 +267,7 @@ RULES: list[Rule] = [
         "a search among one bag ends at once, and looks at it once more before",
         source=r"while \(high - low > 1\)",
         instruction=r"^(@|setp)",
-        kind="left out|constant",
+        kind="left out|constant|predicate",
     ),
     Rule("weights that are not wanted are stored and not read", source=r"weighted\(\)\) held\."),
     Rule(
@@ -257,7 +280,8 @@ RULES: list[Rule] = [
     Rule(
         "of a whole bag's first lookup only that there was one is of consequence",
         kernel=r"^reduce_segments.*Max",
-        source=r"if \(starts\) first_ = i",
+        source=r"if \(starts\) first_ = i|replaces = \(starts && whole_\)",
+        instruction=r"^mov\.u32",
     ),
     Rule(
         "a negative offset decreases from the one before, which another thread refuses",
@@ -312,9 +336,31 @@ RULES: list[Rule] = [
         source=r"if \(!any_in_warp\(mine\.is_wanted\)\) return;",
     ),
     Rule(
-        "which NaN a bf16 number is, is not promised",
-        instruction=r"^selp\.b16 \S+, 32767,",
+        "a lookup that does not count reads row 0 if there is no other, like row -1",
+        kernel="^reduce_runs",
         kind="constant",
+        instruction=r"^mov\.u64 \S+, -1;",
+        source=r"const bool mine = group\.lane\(\) < step\.count",
+    ),
+    Rule(
+        "a window begins with a run, and a run with zero",
+        kernel="^reduce_runs",
+        kind="left out|constant",
+        instruction=r"^mov\.[bf]\d+",
+        source=r"const bool in_row = shape\.column",
+    ),
+    Rule(
+        "the weights of the table are not used without decay",
+        kernel="^add_mean_squares",
+        kind="other operand|constant",
+        instruction=r"^mov\.[bf]\d+",
+        source=r"sum\.cuh:0:|weight_decay != 0",
+    ),
+    Rule(
+        "which NaN a bf16 number is, is not promised",
+        source=r"__float2bfloat16_rn",
+        instruction=r"^selp\.b16 \S+, 32767,|^and\.b16 \S+, \S+, 1;",
+        kind="constant|other operand",
     ),
     Rule(
         "the divisors of a mean are not asked for together with the positions of maxima",
@@ -323,9 +369,9 @@ RULES: list[Rule] = [
         when=lambda context: not context.reached,
     ),
     Rule(
-        "rows read 8 values at a time have lanes in all 4 threads, and none to join with zero",
-        kernel=DOT + "<(Half|BFloat16), 8",
-        when=lambda context: not context.reached,
+        "rows read 16 bytes at a time have 4 threads at least, and no lanes to join with zero",
+        kernel=DOT + "<((Half|BFloat16), 8|float, 4)",
+        source=r"lanes\.cuh:\d+: (if \(step < group\.size|for \(int n = 0; n < N; \+\+n\) lanes)",
     ),
 ]
 

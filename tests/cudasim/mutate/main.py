@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import re
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from equivalent import Context, why_equivalent
-from mutations import Mutant, mutants_of
+from mutations import Instruction, Mutant, instructions, mutants_of
 from registers import Registers
 from rich.console import Console
 from rich.table import Table
@@ -181,6 +182,26 @@ def condensed(instruction: str) -> str:
     return re.sub(r"[\s;]", "", instruction)
 
 
+class Covered:
+    """What the tests run of a kernel."""
+
+    def __init__(self, kernel: str, text: str, covered: list[str], sources: Sources) -> None:
+        self._kernel, self._text, self._sources = kernel, text, sources
+        self._instructions = {condensed(instruction) for instruction in covered}
+
+    def has(self, instruction: Instruction) -> bool:
+        return condensed(str(instruction)) in self._instructions
+
+    @functools.cached_property
+    def lines(self) -> set[str]:
+        """The source lines of which they run an instruction."""
+        return {
+            self._sources.line(self._kernel, instruction.locations)
+            for instruction in instructions(self._text)
+            if self.has(instruction)
+        }
+
+
 def mutate(
     items: list[pytest.Item], arch: int, arguments: argparse.Namespace, report: Report
 ) -> None:
@@ -202,14 +223,17 @@ def mutate(
             module.replace_kernel(arch, kernel, mutant.applied_to(text))
 
         registers = Registers(text)
-        covered = {condensed(instruction) for instruction in seen.covered[kernel]}
-        mutants = mutants_of(text, seed=name, limit=limit)
+        covered = Covered(kernel, text, seen.covered[kernel], sources)
+        mutants = mutants_of(text, seed=f"{name}{arguments.seed}", limit=limit)
         for mutant, killed_by in outcomes(kernel, mutants, replace, killers, PROCESSES):
             report.tried[name] += 1
             if killed_by is None:
                 source = sources.line(kernel, mutant.before.locations)
-                reached = condensed(str(mutant.before)) in covered
-                why = why_equivalent(Context(name, mutant, source, registers, reached))
+                reached = covered.has(mutant.before)
+                line_reached = source in covered.lines
+                why = why_equivalent(
+                    Context(name, mutant, source, registers, reached, line_reached)
+                )
                 report.add(Survivor(name, mutant, source, reached, why))
         report.console.print(report.line(name), markup=False)
 
@@ -219,6 +243,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--all", action="store_true", help="every mutant instead of a sample")
     parser.add_argument("--limit", type=int, default=25, help="mutants of a kernel")
+    parser.add_argument("--seed", default="", help="of the sample")
     parser.add_argument("--kernels", help="a regular expression instead of the representatives")
     parser.add_argument(
         "--budget", type=int, default=20_000_000, help="warp instructions of a launch at most"

@@ -65,10 +65,16 @@ class Registers:
             and all(re.match(r"shr\.s(32|64) \S+, \S+, (31|63);", str(sign)) for sign in signs)
         )
 
-    def is_only_compared_with_null(self, operand: str) -> bool:
+    def is_only_compared_with_null(self, operand: str, depth: int = 2) -> bool:
+        """Whether nothing else is done with it, nor with what is added to it."""
         readers = self._readers.get(operand, [])
         return bool(readers) and all(
             re.fullmatch(rf"setp\.(eq|ne)\.s64 \S+, {operand}, 0;", str(reader))
+            or (
+                depth > 0
+                and reader.opcode.startswith("add.s64")
+                and self.is_only_compared_with_null(reader.operands[0], depth - 1)
+            )
             for reader in readers
         )
 
