@@ -17,11 +17,12 @@ from test_cuda_update import KINDS, RULES, Table
 from torch import Tensor
 
 ops = torch.ops.myemb
+BESIDES = {"maximize": True, "weight_decay": 0.1, "shrink": 0.01}
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step on some tables of a call."""
+    """A step on some tables of a call, and another with all that any rule may do besides."""
 
     call: Call
     tables: list[Table]
@@ -49,7 +50,7 @@ class Step:
             lookups: Tensor, starts: Tensor, positions: Tensor, upstream: Tensor, *tensors: Tensor
         ) -> list[Tensor]:
             written = tensors[: count + len(states)]
-            for step in (1, 2):
+            for step, more in ((1, {}), (2, BESIDES)):
                 ops.embedding_bag_tables_update_(
                     written[:count],
                     written[count:],
@@ -63,7 +64,7 @@ class Step:
                     padding,
                     self.updated,
                     step=step,
-                    **options,
+                    **(options | more),
                 )
             return canonical(written)
 

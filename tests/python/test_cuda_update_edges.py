@@ -16,9 +16,9 @@ from huge_tests import mapped
 from inputs import FLOAT_DTYPES, indices, variants
 from tables import make_call
 from test_cuda_bits import randn, starts_of
-from test_cuda_edges import LENGTHS, WIDTHS, Chance, canonical
+from test_cuda_edges import INF, LENGTHS, NAN, WIDTHS, Chance, canonical
 from test_cuda_tables_update import Step
-from test_cuda_update import KINDS, RULES, Sparse, Table, update_
+from test_cuda_update import KINDS, RULES, Sparse, Table, kinds, update_
 from torch import Tensor
 
 # One for each kernel; the others of RULES are options of these.
@@ -84,6 +84,15 @@ def test_frequencies_of_more_chunks_than_are_joined_at_once(
 
 
 @pytest.mark.parametrize("rule", KERNELS)
+@kinds
+def test_rows_of_a_lookup_each(rule: str, dtype: torch.dtype, rounding: str, gpu: Gpu) -> None:
+    for width in (7, 16):
+        table = Table.of(rule, dtype, rounding, 200, width)
+        rows, grad = torch.randperm(200)[:90], randn(90, width, dtype=dtype)
+        table.check(gpu, Sparse(rows, grad, 200), steps=1)
+
+
+@pytest.mark.parametrize("rule", KERNELS)
 @pytest.mark.parametrize(
     ("dtype", "rounding", "width"),
     [
@@ -97,29 +106,47 @@ def test_steps_of_many_tables(
     rule: str, dtype: torch.dtype, rounding: str, width: int, gpu: Gpu
 ) -> None:
     """Rows of one lookup, of few and of many, and bags of every length."""
-    call = make_call(
-        (width, width + 24, width, width),
-        modes=("sum", "mean"),
-        num_bags=4,
-        longest=0,
-        padding=True,
+    sizes = (5, 30, 200, 9, *[12] * 5)
+    widths = (width, width + 24, *[width] * 7)
+    call = make_call(widths, ("sum", "mean"), num_bags=4, longest=0, padding=True)
+    call.features = [0, 2, 1, 3, 0, *range(4, 9)]
+    lengths = (
+        3,
+        0,
+        1,
+        28,
+        29,
+        90,
+        0,
+        5,
+        2305,
+        1,
+        7,
+        9,
+        0,
+        0,
+        2,
+        260,
+        4,
+        5,
+        40,
+        1,
+        *[1, 0, 2, 0] * 5,
     )
-    call.features, sizes = [0, 2, 1, 3, 0], (5, 30, 200, 9)
-    lengths = (3, 0, 1, 28, 29, 90, 0, 5, 2305, 1, 7, 9, 0, 0, 2, 260, 4, 5, 40, 1)
-    call.starts = starts_of(lengths, include_last_offset=True)
     lookups = [
-        indices("zipf", sum(lengths[4 * f : 4 * f + 4]), sizes[t])
-        for f, t in enumerate(call.features)
+        indices("zipf", sum(lengths[4 * feature : 4 * feature + 4]), sizes[table])
+        for feature, table in enumerate(call.features)
     ]
     lookups[1] = torch.randperm(200)[: len(lookups[1])]
-    call.lookups = torch.cat(lookups)
-    tables = [
-        Table.of(rule, dtype, rounding, size, weight.size(1))
-        for size, weight in zip(sizes, call.weights, strict=True)
-    ]
+    lookups[2][torch.randperm(len(lookups[2]))[:2200]] = 3
+    call.lookups, call.starts = torch.cat(lookups), starts_of(lengths, include_last_offset=True)
+    tables = [Table.of(rule, dtype, rounding, *shape) for shape in zip(sizes, widths, strict=True)]
+    for table in tables:
+        table.weight[0, :4] = torch.tensor([NAN, INF, -INF, -0.0])
     weighted = rule in ("momentum", "adam", "row_wise_adagrad decay")
     call.factors = randn(sum(lengths), dtype=dtype) if weighted else None
-    Step(call, tables, [3, 0, 2, 1]).check(gpu, rule, rounding, weighted)
+    updated = [8, 3, 0, 7, 6, 2, 4, 1]
+    Step(call, tables, updated).check(gpu, rule, rounding, weighted)
 
 
 def far(table: Table, rows: Tensor, size: int) -> Table:

@@ -100,7 +100,7 @@ OF_FEATURES = r"Feature|TableDots|number_tables|count_feature|check_features"
 RULES: list[Rule] = [
     Rule(
         "the copy of these lines for row numbers of 64 bits: no test has so large a gradient",
-        kernel=SORTED + "(?!.*ApplyRule)",
+        kernel="^(?!add_mean_squares).*Runs<(?!.*ApplyRule)",
         when=lambda context: context.line_reached and not context.reached,
     ),
     Rule("... the same: which width it is", source=r"groups_\.wide"),
@@ -136,7 +136,8 @@ RULES: list[Rule] = [
     Rule(
         "extends a number that is never negative",
         source=r"(shape|thread_group|lanes)\.cuh|(row_dot|row_renorm)\.cu:\d+: for"
-        r"|segment\.begin \+ i|\* shape\.lookups|chunk_begin / kChunk|[/*] kChunk\b",
+        r"|segment\.begin \+ i|\* shape\.lookups|chunk_begin / kChunk|[/*] kChunk\b"
+        r"|begin_ \+ |packed >> kRowBits",
         after=r"^(cvt\.u64\.u32|mul\.wide\.u|shr\.u(32|64))",
     ),
     Rule(
@@ -343,11 +344,31 @@ RULES: list[Rule] = [
         source=r"const bool mine = group\.lane\(\) < step\.count",
     ),
     Rule(
-        "a window begins with a run, and a run with zero",
+        "a window begins with a run, a run with zero, and behind the last one nothing is added up",
         kernel="^reduce_runs",
         kind="left out|constant",
         instruction=r"^mov\.[bf]\d+",
-        source=r"const bool in_row = shape\.column",
+        source=r"const bool in_row = shape\.column|row_ >= 0 && in_row_|\+\+count_;",
+    ),
+    Rule(
+        "counts below 2^24 are exact",
+        kind="operation",
+        instruction=r"^cvt\.rn\.f(32|64)\.s(32|64)",
+    ),
+    Rule(
+        "a row more is read, and counts for nothing",
+        kernel="^add_mean_squares",
+        kind="left out|other operand",
+        instruction=r"^not\.pred|^vote\.sync\.any|^@",
+        source=r"any_in_warp\(bool says\)|is_wanted\[r\]",
+        when=lambda context: context.reached,
+    ),
+    Rule(
+        "... the same",
+        kind="left out",
+        instruction=r"^@",
+        source=r"where_max\.cuh:\d+: batch\.words\[u\] = this->read\(columns \?",
+        when=lambda context: context.reached,
     ),
     Rule(
         "the weights of the table are not used without decay",

@@ -48,7 +48,7 @@ class Registers:
             straight
             and not last.guard
             and last.opcode.startswith("mov.")
-            and self.is_zero(last.operands[1])
+            and self.is_zero_at(last.operands[1], last.at)
         )
 
     def is_upper_half(self, operand: str) -> bool:
