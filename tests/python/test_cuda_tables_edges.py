@@ -139,8 +139,8 @@ def test_bags_of_every_form(
     dtype: torch.dtype, widths: tuple[int, ...], weighted: bool, gpu: Gpu
 ) -> None:
     """Padding at the begin, short or long; maxima that are equal and never more than 0."""
-    padding = (0, 1, 2, 3, 4, 7, 33, 270)
-    lengths = (9, 3, 9, 0, 5, 9, 40, 600)
+    padding = (0, 1, 2, 3, 4, 5, 6, 7, 3, 33, 270)
+    lengths = (9, 9, 9, 9, 9, 9, 9, 9, 0, 40, 600)
     bags = [
         torch.cat([torch.zeros(zeros, dtype=torch.int64), torch.randint(5, (length,))])
         for zeros, length in zip(padding, lengths, strict=True)
@@ -167,7 +167,21 @@ def test_bags_of_every_form(
     compare(gpu, run, lookups, starts, *weights, *([] if factors is None else [factors]))
 
 
-@pytest.mark.parametrize(("first", "second"), [(200, 184), (300, 340), (130, 126), (129, 511)])
+@pytest.mark.parametrize(
+    ("dtype", "width", "mode"),
+    [(torch.float32, 2052, "sum"), (torch.bfloat16, 2049, "mean"), (torch.float16, 2056, "max")],
+)
+def test_wide_rows(dtype: torch.dtype, width: int, mode: str, gpu: Gpu) -> None:
+    """Of more columns than a block of threads reads at once."""
+    call = make_call((width, width), (mode,), (dtype,), num_bags=2, longest=0, factors=dtype)
+    call.starts = starts_of((2, 260, 0, 5), include_last_offset=True)
+    call.lookups, call.factors = torch.randint(2, (267,)), randn(267, dtype=dtype)
+    check(gpu, call)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(200, 184), (300, 340), (130, 126), (129, 511), (257, 300)]
+)
 def test_a_run_to_the_end_of_half_a_window(first: int, second: int, gpu: Gpu) -> None:
     """Long runs are looked for at the ends of windows of 256, and half of one before and behind."""
     call = make_call((4, 4), ("sum",), num_bags=1, longest=0)

@@ -112,7 +112,6 @@ RULES: list[Rule] = [
     Rule("moves another zero", kind="other operand", when=stays_zero),
     Rule(
         "any negative number says that there is none, and what is in a register before is one",
-        kernel="Max<|join_maxima|^reduce_runs",
         kind="left out",
         when=moves_minus_one,
     ),
@@ -137,7 +136,7 @@ RULES: list[Rule] = [
         "extends a number that is never negative",
         source=r"(shape|thread_group|lanes)\.cuh|(row_dot|row_renorm)\.cu:\d+: for"
         r"|segment\.begin \+ i|\* shape\.lookups|chunk_begin / kChunk|[/*] kChunk\b"
-        r"|begin_ \+ |packed >> kRowBits",
+        r"|begin_ \+ |packed >> kRowBits|features\.cuh:\d+: (return cuda::is_row|last_beginning)",
         after=r"^(cvt\.u64\.u32|mul\.wide\.u|shr\.u(32|64))",
     ),
     Rule(
@@ -225,7 +224,7 @@ RULES: list[Rule] = [
     Rule(
         "features have offsets, and none is null",
         kernel=OF_FEATURES,
-        source=r"starts \? starts\[s\] : s \* length",
+        source=r"starts \? starts\[s\] : s \* length|features\.cuh:\d+: return \{offsets_ \+",
         instruction=r"^mov|, 0;$",
     ),
     Rule("... the same", kernel=OF_FEATURES, when=is_only_compared_with_null),
@@ -234,6 +233,19 @@ RULES: list[Rule] = [
         source=r"own\[num_bags_\] \? f : -1",
         kind="constant",
         after=r"-2\b",
+    ),
+    Rule(
+        "windows of other features are counted in vain: a launch that needs one counts it before",
+        kernel="count_feature_windows",
+        kind="left out",
+        instruction="^@",
+        source=r"if \(feature < 0\) continue;",
+    ),
+    Rule(
+        "padding is a row of no table of a launch",
+        kernel="TableRuns<",
+        kind="left out",
+        source=r"if \(row == sorted_\.num_rows\(\)\) return \{row, i, i\};",
     ),
     Rule(
         "the rows of many tables are not averaged",
@@ -266,8 +278,8 @@ RULES: list[Rule] = [
     ),
     Rule(
         "a search among one bag ends at once, and looks at it once more before",
-        source=r"while \(high - low > 1\)",
-        instruction=r"^(@|setp)",
+        source=r"while \(high - low > 1\)|tables_bags\.cu:0:",
+        instruction=r"^(@|setp\.\w+\.s(32|64) \S+, \S+, [12];)",
         kind="left out|constant|predicate",
     ),
     Rule("weights that are not wanted are stored and not read", source=r"weighted\(\)\) held\."),
@@ -308,7 +320,7 @@ RULES: list[Rule] = [
     Rule(
         "a warp behind the last lookup reads that one again, and writes nothing",
         kernel=DOT,
-        source=r"if \(first >= args\.indices\.count\) return",
+        source=r"if \(first >= dots\.count\(\)\) return",
     ),
     Rule(
         "where no columns are left, the first ones are read once more and do not count",
@@ -348,7 +360,7 @@ RULES: list[Rule] = [
         kernel="^reduce_runs",
         kind="left out|constant",
         instruction=r"^mov\.[bf]\d+",
-        source=r"const bool in_row = shape\.column|row_ >= 0 && in_row_|\+\+count_;",
+        source=r"const bool in_row = shape\.column|row_ >= 0 && in_row_|\+\+count_;|&pack, &word",
     ),
     Rule(
         "counts below 2^24 are exact",

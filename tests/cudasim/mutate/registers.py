@@ -56,14 +56,18 @@ class Registers:
         return operand in self._upper
 
     def rounds_a_quotient(self, operand: str) -> bool:
-        """Whether it is the sign of a number, shifted right: what a division adds to that."""
-        writers = self._writers.get(operand, [])
-        signs = [sign for writer in writers for sign in self._writers.get(writer.operands[1], [])]
-        return (
-            bool(signs)
-            and all(writer.opcode.startswith("shr.u") for writer in writers)
-            and all(re.match(r"shr\.s(32|64) \S+, \S+, (31|63);", str(sign)) for sign in signs)
+        """Whether it is the sign of a number, or that shifted right: what a division adds to it."""
+        return self._all_written_by(operand, r"shr\.u(32 \S+, \S+, 31|64 \S+, \S+, 63);") or (
+            self._all_written_by(operand, r"shr\.u(32|64) ")
+            and all(
+                self._all_written_by(writer.operands[1], r"shr\.s(32|64) \S+, \S+, (31|63);")
+                for writer in self._writers[operand]
+            )
         )
+
+    def _all_written_by(self, operand: str, pattern: str) -> bool:
+        writers = self._writers.get(operand, [])
+        return bool(writers) and all(re.match(pattern, str(writer)) for writer in writers)
 
     def is_only_compared_with_null(self, operand: str, depth: int = 2) -> bool:
         """Whether nothing else is done with it, nor with what is added to it."""
