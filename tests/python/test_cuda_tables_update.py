@@ -22,7 +22,7 @@ BESIDES = {"maximize": True, "weight_decay": 0.1, "shrink": 0.01}
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step on some tables of a call, and another with all that any rule may do besides."""
+    """A step on some tables of a call, and more with what any rule may do besides."""
 
     call: Call
     tables: list[Table]
@@ -50,7 +50,7 @@ class Step:
             lookups: Tensor, starts: Tensor, positions: Tensor, upstream: Tensor, *tensors: Tensor
         ) -> list[Tensor]:
             written = tensors[: count + len(states)]
-            for step, more in ((1, {}), (2, BESIDES)):
+            for step, more in enumerate(({}, BESIDES, {"weight_decay": 0.1}), start=1):
                 ops.embedding_bag_tables_update_(
                     written[:count],
                     written[count:],
