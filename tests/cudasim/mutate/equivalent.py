@@ -54,7 +54,8 @@ RULES: list[Rule] = [
         "extends a number that is never negative",
         source=r"(shape|thread_group|lanes)\.cuh|(row_dot|row_renorm)\.cu:\d+: for"
         r"|segment\.begin \+ i|\* shape\.lookups|chunk_begin / kChunk|[/*] kChunk\b"
-        r"|begin_ \+ |packed >> kRowBits|features\.cuh:\d+: (return cuda::is_row|last_beginning)",
+        r"|begin_ \+ |packed >> kRowBits"
+        r"|features\.cuh:\d+: (return cuda|last_beg|const int64_t\* const own)",
         after=r"^(cvt\.u64\.u32|mul\.wide\.u|shr\.u(32|64))",
     ),
     Rule(
