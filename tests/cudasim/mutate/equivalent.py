@@ -141,10 +141,17 @@ RULES: list[Rule] = [
         source=r"for \(int64_t (chunk = bag|begin = segment)\.begin",
     ),
     Rule(
+        "of eight chunks, the first is always there",
+        kernel="^join_sums",
+        kind="left out|constant",
+        instruction=r"^mov\.[bf]\d+ \S+, 0[fd]0+;",
+        source=r"for \(int64_t begin = segment\.begin",
+    ),
+    Rule(
         "features have offsets, and none is null",
         kernel=OF_FEATURES,
         source=r"starts \? starts\[s\] : s \* length|features\.cuh:\d+: return \{offsets_ \+",
-        instruction=r"^mov|, 0;$",
+        instruction=r"^mov|^@|, 0;$",
     ),
     Rule("... the same", kernel=OF_FEATURES, when=is_only_compared_with_null),
     Rule(
@@ -157,7 +164,7 @@ RULES: list[Rule] = [
         "windows of other features are counted in vain: a launch that needs one counts it before",
         kernel="count_feature_windows",
         kind="left out",
-        instruction="^@",
+        instruction="^@|^setp",
         source=r"if \(feature < 0\) continue;",
     ),
     Rule(
@@ -249,6 +256,13 @@ RULES: list[Rule] = [
         source=r"else if \(left > 0\)",
     ),
     Rule(
+        "where all of the columns are left, an access more reads the first ones and does not count",
+        kernel=DOT + "|renorm_rows",
+        kind="constant|comparison",
+        after=r"^setp\.(gt\.s32 \S+, \S+, (63|31)|ge\.s32 \S+, \S+, (64|32));",
+        source=r"if \(left > (kColumns / 2|kLanes)\)",
+    ),
+    Rule(
         "a warp that has lookups has at least one group's",
         kernel=DOT,
         source=r"for \(int begin = 0; begin < count",
@@ -317,7 +331,7 @@ RULES: list[Rule] = [
     Rule(
         "the divisors of a mean are not asked for together with the positions of maxima",
         kernel=DOT + ".*true>",
-        source=r"if \(scales\)",
+        source=r"if \(scales && ",
         when=lambda context: not context.reached,
     ),
     Rule(
