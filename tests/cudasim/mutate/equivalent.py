@@ -204,7 +204,7 @@ RULES: list[Rule] = [
     ),
     Rule(
         "a search among one bag ends at once, and looks at it once more before",
-        source=r"while \(high - low > 1\)|tables_bags\.cu:0:",
+        source=r"while \(high - low > 1\)|(tables_bags\.cu|reduce\.cuh):0:",
         instruction=r"^(@|setp\.\w+\.s(32|64) \S+, \S+, [12];)",
         kind="left out|constant|predicate",
     ),
@@ -220,7 +220,8 @@ RULES: list[Rule] = [
         "of a whole bag's first lookup only that there was one is of consequence",
         kernel=r"^reduce_segments.*Max",
         source=r"if \(starts\) first_ = i|replaces = \(starts && whole_\)",
-        instruction=r"^mov\.u32",
+        instruction=r"^mov\.u32|^selp\.b32",
+        kind="left out|constant|other operand",
     ),
     Rule(
         "a negative offset decreases from the one before, which another thread refuses",
