@@ -17,7 +17,8 @@ from test_cuda_update import KINDS, RULES, Table
 from torch import Tensor
 
 ops = torch.ops.myemb
-BESIDES = {"maximize": True, "weight_decay": 0.1, "shrink": 0.01}
+DECAY, MAXIMIZE = {"weight_decay": 0.1}, {"maximize": True}
+STEPS = ({}, DECAY, MAXIMIZE, DECAY | MAXIMIZE | {"shrink": 0.01})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Step:
             lookups: Tensor, starts: Tensor, positions: Tensor, upstream: Tensor, *tensors: Tensor
         ) -> list[Tensor]:
             written = tensors[: count + len(states)]
-            for step, more in enumerate(({}, BESIDES, {"weight_decay": 0.1}), start=1):
+            for step, more in enumerate(STEPS, start=1):
                 ops.embedding_bag_tables_update_(
                     written[:count],
                     written[count:],
