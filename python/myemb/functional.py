@@ -205,10 +205,7 @@ def embedding_bag(
                 padding_idx,
             )
         renorm_for_lookup(weight, input, max_norm, norm_type)
-    entry = _embedding_bag
-    if is_dynamo_compiling():
-        prepare_inductor()
-        entry = _graph_embedding_bag
+    entry = _graph_embedding_bag if is_dynamo_compiling() else _embedding_bag
     return entry(
         weight,
         input,
@@ -315,7 +312,6 @@ def embedding_bag_tables(
         renorm_tables(input, weights, offsets, feature_tables, list(norms))
     entry: Callable[..., Tensor] = _embedding_bag_tables
     if is_dynamo_compiling():
-        prepare_inductor()
         entry = sparse_tables_in_graph if sparse_tables else _graph_embedding_bag_tables
     return entry(*arguments)
 
