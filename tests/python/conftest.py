@@ -87,6 +87,15 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.fixture
+def no_graph_caches(fresh_compiler: None) -> Iterator[None]:
+    """Nothing is taken from caches of graphs, which know torch's version and not ours."""
+    torch._dynamo.utils.counters.clear()
+    settings = torch._inductor.config.patch(fx_graph_cache=False)
+    with settings, torch._functorch.config.patch(enable_autograd_cache=False):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed() -> Iterator[None]:
     threads = torch.get_num_threads()

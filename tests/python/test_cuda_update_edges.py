@@ -121,29 +121,8 @@ def test_steps_of_many_tables(
     widths = (width, width + 24, *[width] * 7)
     call = make_call(widths, ("sum", "mean"), num_bags=4, longest=0, padding=True)
     call.features = [0, 2, 1, 3, 0, *range(4, 9)]
-    lengths = (
-        3,
-        0,
-        1,
-        28,
-        29,
-        90,
-        0,
-        5,
-        2305,
-        1,
-        7,
-        9,
-        0,
-        0,
-        2,
-        260,
-        4,
-        5,
-        40,
-        1,
-        *[1, 0, 2, 0] * 5,
-    )
+    lengths = (3, 0, 1, 28, 29, 90, 0, 5, 2305, 1, 7, 9, 0, 0, 2, 260, 4, 5, 40, 1)
+    lengths += (1, 0, 2, 0) * 5
     lookups = [
         indices("zipf", sum(lengths[4 * feature : 4 * feature + 4]), sizes[table])
         for feature, table in enumerate(call.features)

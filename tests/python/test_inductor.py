@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,17 +13,11 @@ from torch._inductor.utils import run_and_get_code
 
 import myemb
 
-pytestmark = pytest.mark.devices("cpu", why="Inductor would call a compiler of the GPU's")
+pytestmark = [
+    pytest.mark.devices("cpu", why="Inductor would call a compiler of the GPU's"),
+    pytest.mark.usefixtures("device", "no_graph_caches"),
+]
 ROWS, WIDTH = 50, 8
-
-
-@pytest.fixture(autouse=True)
-def no_caches(device: str, fresh_compiler: None) -> Iterator[None]:
-    """Nothing is taken from caches of graphs, which know torch's version and not ours."""
-    counters.clear()
-    settings = torch._inductor.config.patch(fx_graph_cache=False)
-    with settings, torch._functorch.config.patch(enable_autograd_cache=False):
-        yield
 
 
 def compilations() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,16 +16,9 @@ ROWS = 50
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler(device: str) -> Iterator[None]:
-    """Inductor writes other code for one thread, and takes code from no cache."""
-    before = torch.get_num_threads()
-    torch._dynamo.reset()
+def two_threads(device: str, no_graph_caches: None) -> None:
+    """Inductor writes other code for one thread."""
     torch.set_num_threads(2)
-    settings = torch._inductor.config.patch(fx_graph_cache=False)
-    with settings, torch._functorch.config.patch(enable_autograd_cache=False):
-        yield
-    torch.set_num_threads(before)
-    torch._dynamo.reset()
 
 
 def gradients(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,19 +14,10 @@ from torch._dynamo.utils import counters
 from myemb.functional import embedding_bag_tables
 from myemb.nn import EmbeddingBagCollection, Table
 
+pytestmark = pytest.mark.usefixtures("no_graph_caches")
 FEATURES = [0, 2, 1, 0, 3, 1]  # two sparse tables and two dense ones, of each kind one twice
 SPARSE = [True, False, False, True]
 WIDTHS = (1, 3, 7, 33)
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    settings = torch._inductor.config.patch(fx_graph_cache=False)
-    with settings, torch._functorch.config.patch(enable_autograd_cache=False):
-        yield
-    torch._dynamo.reset()
 
 
 def compiled(

@@ -233,16 +233,12 @@ def test_hooks_run_once_and_see_the_step(
     """Of every optimizer or of one, also where a subclass has a step of its own."""
     table, calls = Parameter(torch.ones(ROWS, WIDTH, device=device)), []
     optimizer = kind([table], lr=0.5)
-
-    handles = [
-        register_optimizer_step_pre_hook(lambda *_: calls.append(table.sum().item())),
-        register_optimizer_step_post_hook(lambda *_: calls.append(table.sum().item())),
-    ]
-    if not everywhere:
-        for handle in handles:
-            handle.remove()
-        optimizer.register_step_pre_hook(lambda *_: calls.append(table.sum().item()))
-        optimizer.register_step_post_hook(lambda *_: calls.append(table.sum().item()))
+    registers = (
+        (register_optimizer_step_pre_hook, register_optimizer_step_post_hook)
+        if everywhere
+        else (optimizer.register_step_pre_hook, optimizer.register_step_post_hook)
+    )
+    handles = [register(lambda *_: calls.append(table.sum().item())) for register in registers]
     try:
         train(optimizer, table, [torch.ones_like(table)])
     finally:
