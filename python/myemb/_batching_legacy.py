@@ -18,6 +18,9 @@ from torch.utils import _pytree
 __all__ = ["register_legacy"]
 
 _KEY = torch._C._dispatch_key_parse("Batched")
+# The outermost, which is the only one there are rules for. How deep a thread is in, PyTorch keeps
+# for each, and backward of a GPU's tensors has a thread of its own, which is in none.
+_LEVEL = 1
 
 
 def register_legacy(
@@ -30,9 +33,8 @@ def register_legacy(
 
 def _kernel(rule: Callable[..., Any]) -> Callable[..., Any]:
     def kernel(*arguments: Any) -> Any:
-        level = _level()
         leaves, structure = _pytree.tree_flatten(arguments)
-        physical = [_physical(leaf, level) for leaf in leaves]
+        physical = [_physical(leaf) for leaf in leaves]
         batch_size = next(
             leaf.size(0) for leaf, given in zip(physical, leaves, strict=True) if leaf is not given
         )
@@ -43,7 +45,7 @@ def _kernel(rule: Callable[..., Any]) -> Callable[..., Any]:
             *_pytree.tree_unflatten(physical, structure),
         )
         return _pytree.tree_map(
-            lambda output, dim: output if dim is None else torch._add_batch_dim(output, dim, level),
+            lambda output, dim: output if dim is None else torch._add_batch_dim(output, dim, _LEVEL),
             outputs,
             output_dims,
         )
@@ -51,16 +53,15 @@ def _kernel(rule: Callable[..., Any]) -> Callable[..., Any]:
     return kernel
 
 
-def _level() -> int:
-    level: int = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
-    if level > 1:
-        raise NotImplementedError("myemb has no rules for batched gradients within another batch")
-    return level
-
-
-def _physical(leaf: Any, level: int) -> Any:
+def _physical(leaf: Any) -> Any:
     """A batched tensor with its batch dimension in front; anything else as it is."""
-    if isinstance(leaf, Tensor) and torch._C._dispatch_keys(leaf).has(_KEY):
-        return torch._remove_batch_dim(leaf, level, 1, 0)
-    return leaf
+    if not _is_batched(leaf):
+        return leaf
+    physical = torch._remove_batch_dim(leaf, _LEVEL, 1, 0)
+    if _is_batched(physical):
+        raise NotImplementedError("myemb has no rules for batched gradients within another batch")
+    return physical
+
+
+def _is_batched(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and torch._C._dispatch_keys(leaf).has(_KEY)

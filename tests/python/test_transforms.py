@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import reference
 import torch
 from inputs import MODES, indices
 from torch import Tensor
+from torch._vmap_internals import _vmap
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
@@ -233,3 +235,25 @@ def test_jacobians_with_respect_to_many_gradients_at_once(device: str) -> None:
         for batch, up in enumerate(upstream):
             alone = torch.autograd.grad(output, (weight, factors), up, retain_graph=True)
             torch.testing.assert_close(tuple(each[batch] for each in together), alone)
+
+
+def backward(gradient: Tensor) -> Tensor:
+    gradient_of_table: Tensor = torch.ops.myemb.embedding_dense_backward(gradient, LOOKUPS, 6)
+    return gradient_of_table
+
+
+def test_batched_gradients_in_another_thread() -> None:
+    """Such as that in which backward runs for a GPU: it does not know that vmap is at work."""
+    upstream = torch.randn(5, 7, 3, dtype=torch.float64)
+
+    def in_thread(gradient: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(backward, gradient).result()
+
+    expected = torch.stack([backward(each) for each in upstream])
+    assert torch.equal(_vmap(in_thread)(upstream), expected)
+
+
+def test_batched_gradients_within_another_batch_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match="within another batch"):
+        _vmap(_vmap(backward))(torch.randn(2, 5, 7, 3))
