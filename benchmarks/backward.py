@@ -142,3 +142,26 @@ class Backward(Work):
         if self.layout == "sparse" and returned.is_sparse:
             return returned._values()
         return returned
+
+
+@dataclasses.dataclass(frozen=True)
+class FactorsBackward(Work):
+    """The gradient of per-sample weights."""
+
+    def call(self, inputs: Inputs, library: Library) -> Call:
+        """See Work."""
+        leaf = inputs.factors.requires_grad_()
+        out = library.functional.embedding_bag(
+            inputs.indices,
+            inputs.weight,
+            inputs.offsets[:-1].clone(),
+            mode="sum",
+            per_sample_weights=leaf,
+        )
+        gradient = inputs.gradient
+        return lambda: torch.autograd.grad(out, leaf, gradient, retain_graph=True)[0]
+
+    def moved(self, inputs: Inputs) -> int:
+        """See Work."""
+        shape, row = inputs.shape, inputs.shape.row_bytes
+        return shape.lookups * (row + 8 + inputs.dtype.itemsize) + shape.bags * row

@@ -74,27 +74,33 @@ def table_sizes(shape: Shape) -> list[tuple[int, int]]:
 
 
 class Inputs:
-    """The tensors of a shape."""
+    """The tensors of a shape, the same values on every device."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, shape: Shape, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> None:
         self.shape = shape
         self.dtype = dtype or DTYPES[shape.dtype]
+        self.device = torch.device(device)
         self._random = np.random.default_rng(shape.lookups + shape.width)
 
     def exact(self) -> Inputs:
         """Returns the same values in float32 if they are stored in 16 bits: for the reference."""
         if self.dtype.itemsize > 2:
             return self
-        other = Inputs(self.shape, torch.float32)
+        other = Inputs(self.shape, torch.float32, self.device)
         other.__dict__.update({"indices": self.indices, "offsets": self.offsets})
         return other
+
+    def _moved(self, numbers: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(numbers.astype(np.int64, copy=False)).to(self.device)
 
     def _values(self, rows: int, seed: int) -> Tensor:
         size = rows * self.shape.width
         generator = torch.Generator().manual_seed(seed)
         block = torch.randn(min(size, BLOCK), generator=generator)
-        block = block.to(DTYPES[self.shape.dtype]).to(self.dtype)
-        values = torch.empty(size, dtype=self.dtype)
+        block = block.to(self.device, DTYPES[self.shape.dtype]).to(self.dtype)
+        values = torch.empty(size, dtype=self.dtype, device=self.device)
         for start in range(0, size, BLOCK):
             values[start : start + BLOCK] = block[: size - start]
         return values.view(rows, self.shape.width)
@@ -110,15 +116,15 @@ class Inputs:
         rows, count = self.shape.rows, self.shape.lookups
         kind = self.shape.distribution
         if kind == "uniform":
-            return torch.from_numpy(self._random.integers(0, rows, count))
+            return self._moved(self._random.integers(0, rows, count))
         if kind == "one":
-            return torch.full((count,), rows // 2)
+            return torch.full((count,), rows // 2, device=self.device)
         # The inverse of the distribution function of a continuous power law; ranks are then
         # scattered over the table, as popular rows are.
         power = 1 - float(kind.removeprefix("zipf"))
         uniform = self._random.random(count)
         rank = np.floor((uniform * ((rows + 1) ** power - 1) + 1) ** (1 / power)).astype(np.int64)
-        return torch.from_numpy((rank - 1) * 2_654_435_761 % rows)
+        return self._moved((rank - 1) * 2_654_435_761 % rows)
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -127,11 +133,11 @@ class Inputs:
         _ = self.indices  # random numbers are drawn in one order
         if self.shape.longest:
             lengths = self._random.permutation(lengths_to(self.shape.longest, bags))
-            return torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))
+            return self._moved(np.concatenate([[0], lengths.cumsum()]))
         if self.shape.ragged:
             inner = np.sort(self._random.integers(0, count + 1, bags - 1))
-            return torch.from_numpy(np.concatenate([[0], inner, [count]]).astype(np.int64))
-        return torch.arange(bags + 1) * (count // bags)
+            return self._moved(np.concatenate([[0], inner, [count]]))
+        return torch.arange(bags + 1, device=self.device) * (count // bags)
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -141,12 +147,14 @@ class Inputs:
     @cached_property
     def bag_of(self) -> Tensor:
         """The bag of each lookup."""
-        return torch.arange(len(self.lengths)).repeat_interleave(self.lengths)
+        bags = torch.arange(len(self.lengths), device=self.device)
+        return bags.repeat_interleave(self.lengths)
 
     @cached_property
     def factors(self) -> Tensor:
         """Per-sample weights, exact in 16 bits."""
-        return ((torch.arange(self.shape.lookups) % 61 + 3) / 64).to(self.dtype)
+        lookups = torch.arange(self.shape.lookups, device=self.device)
+        return ((lookups % 61 + 3) / 64).to(self.dtype)
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -163,7 +171,11 @@ class Inputs:
     def tables(self) -> list[Inputs]:
         """The tensors of each table, and of its bags."""
         return [
-            Inputs(dataclasses.replace(self.shape, rows=rows, width=width, tables=0), self.dtype)
+            Inputs(
+                dataclasses.replace(self.shape, rows=rows, width=width, tables=0),
+                self.dtype,
+                self.device,
+            )
             for rows, width in table_sizes(self.shape)
         ]
 

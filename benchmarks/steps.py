@@ -72,7 +72,7 @@ def changes_by_row_wise_adagrad(inputs: Inputs, bag: bool, count: int) -> Tensor
     """Returns the same after so many steps of its formula in float64."""
     rows, place = inputs.indices.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     gradient = inputs.gradient.double()
-    sums = torch.zeros(len(rows), inputs.shape.width, dtype=torch.float64)
+    sums = gradient.new_zeros(len(rows), inputs.shape.width)
     sums.index_add_(0, place, gradient[inputs.bag_of] if bag else gradient)
     squares = sums.square().mean(1, keepdim=True)
     factor = torch.zeros_like(squares)

@@ -17,7 +17,7 @@ def joined(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Returns all lookups, table by table, and where their bags begin and the last one ends."""
     indices = torch.cat([table.indices for table in inputs.tables])
     lengths = torch.cat([table.lengths for table in inputs.tables])
-    return indices, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    return indices, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
 def gradient_of(inputs: Inputs) -> Tensor:
