@@ -6,6 +6,7 @@
 
 namespace myemb::cuda {
 
+void register_coalesce(torch::Library& m);
 void register_embedding(torch::Library& m);
 void register_embedding_bag(torch::Library& m);
 void register_embedding_bag_backward(torch::Library& m);
@@ -27,6 +28,9 @@ inline void register_ops(torch::Library& m) {
 }
 
 // The ops that take sparse tensors, for their dispatch key.
-inline void register_sparse_ops(torch::Library& m) { register_update(m); }
+inline void register_sparse_ops(torch::Library& m) {
+  register_coalesce(m);
+  register_update(m);
+}
 
 }  // namespace myemb::cuda

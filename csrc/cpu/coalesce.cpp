@@ -2,6 +2,7 @@
 #include <cpu/large_blocks.h>
 #include <cpu/parallel.h>
 #include <cpu/tensors.h>
+#include <ops/checks.h>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_sparse_coo_tensor_unsafe.h>
@@ -13,14 +14,8 @@
 namespace myemb {
 namespace {
 
-// The gradient of a table: rows of values at row numbers.
-bool is_rows(const at::Tensor& sparse) {
-  return sparse.sparse_dim() == 1 && sparse.dense_dim() == 1 &&
-         at::isFloatingType(sparse.scalar_type());
-}
-
 at::Tensor coalesce_cpu(const at::Tensor& self) {
-  if (self.is_coalesced() || !is_rows(self)) return self.coalesce();
+  if (self.is_coalesced() || !is_sparse_rows(self)) return self.coalesce();
   const at::Tensor lookups = self._indices().select(0, 0).contiguous();
   const at::Tensor values = self._values().contiguous();
   const RowGroups groups = group_by_row({indices_of(lookups), self.size(0), -1}, "coalesce");

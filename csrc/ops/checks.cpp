@@ -181,6 +181,11 @@ void check_weight_of_gradient(const at::Tensor& grad_output, const at::Tensor& w
   check_same_device(grad_output, weight, "embedding_bag");
 }
 
+bool is_sparse_rows(const at::Tensor& sparse) {
+  return sparse.sparse_dim() == 1 && sparse.dense_dim() == 1 &&
+         at::isFloatingType(sparse.scalar_type());
+}
+
 c10::SymInt wrap_padding_idx(const std::optional<c10::SymInt>& padding_idx,
                              const c10::SymInt& num_weights) {
   if (!padding_idx) return -1;

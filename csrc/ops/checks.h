@@ -64,6 +64,9 @@ void check_lookups_have_bags(int64_t num_offsets, int64_t num_lookups);
 // A table (V, D) whose D and dtype are those of the gradient.
 void check_weight_of_gradient(const at::Tensor& grad_output, const at::Tensor& weight);
 
+// Whether a sparse tensor is like the gradient of a table: rows of floating-point numbers.
+bool is_sparse_rows(const at::Tensor& sparse);
+
 // padding_idx of embedding_bag as a row of the table, or -1 for none. Throws unless in [-V, V).
 c10::SymInt wrap_padding_idx(const std::optional<c10::SymInt>& padding_idx,
                              const c10::SymInt& num_weights);

@@ -39,6 +39,9 @@ __device__ __forceinline__ void refuse_index(Op op) {
     case Op::EmbeddingBagTablesUpdate:
       assert(false && "myemb::embedding_bag_tables_update_: index out of range");
       break;
+    case Op::Coalesce:
+      assert(false && "myemb::coalesce: index out of range");
+      break;
     default:
       assert(false && "myemb: index out of range");
   }

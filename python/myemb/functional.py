@@ -319,8 +319,8 @@ def embedding_bag_tables(
 def coalesce(input: Tensor) -> Tensor:
     """Joins the entries of each row of a sparse gradient: a faster ``input.coalesce()``.
 
-    On the CPU, for the gradient of a table; any other tensor goes to PyTorch. Sums are accumulated
-    in float32 (float64 for float64) and rounded once.
+    For the gradient of a table; any other tensor goes to PyTorch. Sums are accumulated in float32
+    (float64 for float64) and rounded once. On CUDA it waits for the number of rows, as PyTorch's.
 
     Args:
         input: A sparse COO tensor ``(V, D)`` with row numbers and values ``(N, D)``, such as
@@ -330,7 +330,7 @@ def coalesce(input: Tensor) -> Tensor:
         A coalesced tensor ``(V, D)``; ``input`` itself if it is coalesced.
 
     Raises:
-        IndexError: A row number is not in ``[0, V)``.
+        IndexError: A row number is not in ``[0, V)``. On CUDA a device-side assertion fails.
     """
     result: Tensor = _ops.coalesce(input)
     return result

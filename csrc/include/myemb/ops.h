@@ -151,9 +151,10 @@ MYEMB_API at::Tensor checked_offsets(const at::Tensor& offsets, c10::SymInt num_
                                      bool include_last_offset = false);
 
 // The sparse gradient of a table with one entry for each row, rows ascending: what self.coalesce()
-// gives, with sums in the accumulation dtype and rounded once. On the CPU, for a COO tensor
-// (num_weights, D) of int64 rows with values (N, D); self.coalesce() otherwise, and if self is
-// coalesced or wants a gradient. Throws c10::IndexError for a row outside [0, num_weights).
+// gives, with sums in the accumulation dtype and rounded once. For a COO tensor (num_weights, D) of
+// int64 rows with values (N, D); self.coalesce() otherwise, and if self is coalesced or wants a
+// gradient. On CUDA it waits for the number of rows, as that does. Throws c10::IndexError for a row
+// outside [0, num_weights); on CUDA a device-side assertion fails.
 MYEMB_API at::Tensor coalesce(const at::Tensor& self);
 
 // The lookups whose output has a gradient: an embedding_bag call, or without indices none. (A plain
