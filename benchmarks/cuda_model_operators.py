@@ -15,6 +15,7 @@ SECTOR = 32
 FORWARD, BACKWARD, TWICE = 1.10, 1.25, 1.80  # bytes moved over bytes needed, at most
 ISSUE, ISSUE_16_BITS, ISSUE_NARROW = 0.5, 0.75, 1.65  # issue time over memory time, at most
 ISSUE_RULE, ISSUE_TWICE = 1.4, 2.4  # times that, for a rule, and for one that adds up twice
+ISSUE_MARKS = 1.4  # where a bit is read of most columns, which takes as long as a value
 
 
 # ---- what is looked up ---------------------------------------------------------------------------
@@ -67,6 +68,8 @@ class Inputs:
         self.row_gradient = rows(self.count)
         self.factors = torch.rand(self.count, generator=random)
         self.positions = torch.empty(0)  # of mode max, filled in by its forward
+        # A bit for each column of a lookup: whether it gave the maximum.
+        self.marks = torch.empty(self.count, -(-case.width // 32), dtype=torch.int32)
         # The same bags as those of features that read a table each, a part of this one.
         self.tables = list(self.weight.chunk(TABLES))
         feature = self.bag_of // (bags // TABLES)
@@ -277,14 +280,22 @@ SINGLE_OPERATORS = [
         lambda i: bag_backward(i, 2, i.positions),
         "reduce_runs",
         lambda i: (
-            sectors_of_rows(i.positions, i.bag_of)
+            sectors_of_rows(i.marks, torch.arange(i.count))
             + sectors_of_maxima(i)
             + pairs(i)
             + touched_rows(i)
         ),
-        lambda i: i.indices.nbytes + i.offsets.nbytes + noted_bags(i) + i.sort_bytes,
+        lambda i: (
+            i.indices.nbytes
+            + i.offsets.nbytes
+            + noted_bags(i)
+            + i.sort_bytes
+            + i.positions.nbytes
+            + i.marks.nbytes
+        ),
         BACKWARD,
         Torch("2, atomics", lambda i: 0),
+        ISSUE_MARKS,
     ),
     Operator(
         "embedding_bag sparse backward",

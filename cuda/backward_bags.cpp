@@ -58,11 +58,10 @@ BackwardBags::Sources BackwardBags::sources(Op op) const {
 BagGradient::BagGradient(const DeviceCall& call, const BagGradientArguments& arguments, Op op)
     : bags_(call, arguments.bags, arguments.padding_idx, arguments.num_weights,
             arguments.grad_output, arguments.mode),
-      grad_(arguments.grad_output.contiguous()),
-      positions_(arguments.positions ? arguments.positions->contiguous() : at::Tensor()) {
+      grad_(arguments.grad_output.contiguous()) {
   // What differs from lookup to lookup is found by its position, which is then what is sorted. Else
   // the bag is all there is to know, and sorted at once.
-  const bool by_position = bags_.weights.defined() || positions_.defined();
+  const bool by_position = bags_.weights.defined() || arguments.positions;
   if (by_position) {
     sources_ = bags_.sources(op);
   } else {
@@ -77,11 +76,24 @@ BagGradient::BagGradient(const DeviceCall& call, const BagGradientArguments& arg
       .bag_of = sources_.bags_data(),
       .weights = by_position ? sources_.weights_data() : data_or_null(shares_),
       .weights_by_row = !by_position,
-      .positions = static_cast<const int64_t*>(data_or_null(positions_)),
+      .maxima = {},
       .average = arguments.scale_grad_by_freq,
       .out = nullptr,
       .partials = nullptr,
   };
+  if (arguments.positions) mark_maxima(call, arguments.positions->contiguous());
+}
+
+void BagGradient::mark_maxima(const DeviceCall& call, const at::Tensor& positions) {
+  const int64_t dim = positions.size(1), stride = Maxima::words_for(dim);
+  maxima_ = call.scratch(bags_.indices.count * stride * static_cast<int64_t>(sizeof(uint32_t)));
+  sum.maxima = {static_cast<uint32_t*>(maxima_.mutable_data_ptr()), stride};
+  call.check(launch_zero(sum.maxima.words, maxima_.nbytes(), call.stream()));
+  call.check(launch_bag_maxima({.bags = bags_.segments,
+                                .positions = positions.const_data_ptr<int64_t>(),
+                                .dim = dim,
+                                .maxima = sum.maxima},
+                               call.stream()));
 }
 
 }  // namespace myemb::cuda

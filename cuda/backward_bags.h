@@ -61,9 +61,11 @@ class BagGradient {
   GradientSum sum;
 
  private:
+  void mark_maxima(const DeviceCall& call, const at::Tensor& positions);
+
   BackwardBags bags_;
   at::Tensor grad_;
-  at::Tensor positions_;
+  at::Tensor maxima_;
   BackwardBags::Sources sources_;
   at::Tensor shares_;
   RowGroups groups_;

@@ -4,6 +4,7 @@
 #include <cuda/kernels/check_bags.h>
 #include <cuda/launch.h>
 #include <cuda/kernels/count.cuh>
+#include <cuda/kernels/mark_maxima.cuh>
 #include <cuda/kernels/reduce.cuh>
 #include <cuda/kernels/refuse.cuh>
 
@@ -81,6 +82,16 @@ __global__ void __launch_bounds__(kThreads) find_sources(const LookupSources arg
   }
 }
 
+struct MaximaPlaces {
+  Segments bags;
+  const int64_t* first;
+  int64_t dim;
+
+  __device__ int64_t begin(int64_t bag) const { return bags.begin(bag); }
+  __device__ int64_t end(int64_t bag) const { return bags.end(bag); }
+  __device__ const int64_t* positions(int64_t bag) const { return first + bag * dim; }
+};
+
 // A warp for each bag.
 __global__ void __launch_bounds__(kThreads) check_bags(const Shape shape, const Bags<float> bags) {
   const ThreadGroup warp(shape.group_size);
@@ -136,6 +147,13 @@ int launch_lookup_sources(const LookupSources& args, Stream stream) {
   } else {
     find_sources<float><<<grid, kThreads, 0, stream>>>(args);
   }
+  return cudaGetLastError();
+}
+
+int launch_bag_maxima(const BagMaxima& args, Stream stream) {
+  if (args.bags.count == 0 || args.dim == 0) return cudaSuccess;
+  mark_maxima<<<grid_for_maxima(args.bags.count), kThreads, 0, stream>>>(
+      MaximaPlaces{args.bags, args.positions, args.dim}, args.bags.count, args.dim, args.maxima);
   return cudaGetLastError();
 }
 

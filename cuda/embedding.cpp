@@ -44,7 +44,7 @@ at::Tensor embedding_dense_backward(const at::Tensor& grad_output, const at::Ten
       .bag_of = nullptr,
       .weights = nullptr,
       .weights_by_row = false,
-      .positions = nullptr,
+      .maxima = {},
       .average = scale_grad_by_freq,
       .out = nullptr,
       .partials = nullptr,

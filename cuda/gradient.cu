@@ -9,11 +9,6 @@
 namespace myemb::cuda {
 namespace {
 
-// Columns of a thread in mode max: two positions are as much as it can read at once, and of double
-// with its position one is as much as fits in the registers.
-template <typename T>
-constexpr int kMaxColumns = sizeof(T) < sizeof(int64_t) ? 2 : 1;
-
 template <typename T, int N, typename Reader>
 int launch_runs_and_long_sums(const GradientSum& args, const Reader& rows, Stream stream) {
   const int64_t count = args.groups.count;
@@ -29,17 +24,12 @@ int launch_runs_and_long_sums(const GradientSum& args, const Reader& rows, Strea
 template <typename F>
 int visit_reader(const GradientSum& args, const void* out, const F& f) {
   return visit(args.rows.dtype, [&]<typename T>(T) {
-    if (!args.positions) {
-      return visit_width<T>(args.rows, out, [&]<int N>() {
-        return f.template operator()<T, N>(reader_of<T, N>(args.rows));
-      });
-    }
-    const auto with_positions = [&]<int N>() {
-      return f.template operator()<T, N>(
-          WhereMax<T, N>{reader_of<T, N>(args.rows), args.positions, args.rows.dim});
-    };
-    if (!is_aligned(args.positions, kAccessBytes)) return with_positions.template operator()<1>();
-    return visit_width<T, kMaxColumns<T>>(args.rows, out, with_positions);
+    return visit_width<T>(args.rows, out, [&]<int N>() {
+      if (!args.maxima.words) return f.template operator()<T, N>(reader_of<T, N>(args.rows));
+      constexpr int kMaxColumns = N * sizeof(T) == kAccessBytes ? N : 1;  // fewer kernels
+      return f.template operator()<T, kMaxColumns>(
+          WhereMax<T, kMaxColumns>{reader_of<T, kMaxColumns>(args.rows), args.maxima});
+    });
   });
 }
 

@@ -84,6 +84,7 @@ GroupedTables::GroupedTables(const DeviceCall& call, const TableLayout& layout,
   if (groups.empty() || bags.num_lookups() == 0) return;
   count_means(features);
   sort(features, op);
+  mark_maxima(features);
   for (Group& group : groups) set_sum(group);
 }
 
@@ -99,7 +100,7 @@ void GroupedTables::add_to_group(int64_t index, size_t place) {
            group.table->mode == table.mode;
   });
   if (group == groups.end()) {
-    groups.push_back({&table, {}, {}, {}, {}, nullptr});
+    groups.push_back({&table, {}, {}, {}, {}});
     group = groups.end() - 1;
   }
   group->places.push_back(place);
@@ -161,9 +162,6 @@ void GroupedTables::sort(const std::vector<GroupedFeature>& features, Op op) {
   if (any([&](const Group& group) { return payload_of(group) == Payload::Position; })) {
     starts_ = call_.scratch(count * kBytes);
   }
-  if (any([](const Group& group) { return group.table->mode == BagMode::Max; })) {
-    position_starts_ = call_.scratch(count * kBytes);
-  }
   const bool weights_are_double = layout_.type == at::kDouble;
   if (is_weighted() && any([](const Group& group) { return group.table->mode == BagMode::Mean; })) {
     weights_ = call_.scratch(count * (weights_are_double ? sizeof(double) : sizeof(float)));
@@ -175,9 +173,7 @@ void GroupedTables::sort(const std::vector<GroupedFeature>& features, Op op) {
       .num_rows = num_rows_,
       .largest_payload = largest_payload_,
       .divisors = data_or_null(weights_are_double ? doubles_ : floats_),
-      .position_step = grads_.positions_stride(),
       .starts = numbers(starts_),
-      .position_starts = numbers(position_starts_),
       .weights = data_or_null(weights_),
       .op = op,
       .scratch = nullptr,
@@ -187,9 +183,32 @@ void GroupedTables::sort(const std::vector<GroupedFeature>& features, Op op) {
   call_.check(launch_group_tables(args, &sorted_, call_.stream()));
 }
 
+void GroupedTables::mark_maxima(const std::vector<GroupedFeature>& features) {
+  for (const Group& group : groups) {
+    if (group.table->mode != BagMode::Max) continue;
+    maxima_.stride = std::max(maxima_.stride, Maxima::words_for(group.table->dim.expect_int()));
+  }
+  if (maxima_.stride == 0) return;
+  marks_ =
+      call_.scratch(bags_.num_lookups() * maxima_.stride * static_cast<int64_t>(sizeof(uint32_t)));
+  maxima_.words = static_cast<uint32_t*>(marks_.mutable_data_ptr());
+  call_.check(launch_zero(maxima_.words, marks_.nbytes(), call_.stream()));
+  for (const Group& group : groups) {
+    if (group.table->mode != BagMode::Max) continue;
+    std::vector<GroupedFeature> of_group;
+    for (const int64_t f : group.features) of_group.push_back(features[f]);
+    call_.check(launch_feature_bag_maxima({.lookups = bags_.lookups,
+                                           .features = of_group,
+                                           .positions = grads_.positions(),
+                                           .position_step = grads_.positions_stride(),
+                                           .dim = group.table->dim.expect_int(),
+                                           .maxima = maxima_},
+                                          call_.stream()));
+  }
+}
+
 void GroupedTables::set_sum(Group& group) const {
   const int64_t unit = group.sum.rows.row_stride;
-  const bool is_max = group.table->mode == BagMode::Max;
   GradientSum& sum = group.sum;
   sum.rows = grads_.numbers(*group.table);
   sum.rows.row_stride = unit;
@@ -207,8 +226,7 @@ void GroupedTables::set_sum(Group& group) const {
           group.table->mode == BagMode::Mean ? data_or_null(weights_) : bags_.lookups.weights;
       break;
   }
-  sum.positions = is_max ? grads_.positions() : nullptr;
-  group.position_starts = is_max ? numbers(position_starts_) : nullptr;
+  if (group.table->mode == BagMode::Max) sum.maxima = maxima_;
 }
 
 at::Tensor GroupedTables::partials(const Group& group) const {

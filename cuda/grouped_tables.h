@@ -40,9 +40,8 @@ class GroupedTables {
     std::vector<int64_t> features;  // of all of them
     std::vector<GroupedTable> tables;
     GradientSum sum;
-    const int64_t* position_starts;
 
-    TablesGradientSum sums() const { return {sum, tables, position_starts}; }
+    TablesGradientSum sums() const { return {sum, tables}; }
   };
 
   std::vector<Group> groups;
@@ -55,6 +54,7 @@ class GroupedTables {
   void number_rows(Group& group, at::IntArrayRef tables, std::vector<GroupedFeature>& features);
   void count_means(const std::vector<GroupedFeature>& features);
   void sort(const std::vector<GroupedFeature>& features, Op op);
+  void mark_maxima(const std::vector<GroupedFeature>& features);
   void set_sum(Group& group) const;
   Payload payload_of(const Group& group) const;
   bool is_weighted() const { return bags_.lookups.weights != nullptr; }
@@ -66,8 +66,9 @@ class GroupedTables {
   int64_t num_rows_ = 0;  // of all tables that are grouped
   int64_t largest_payload_;
   at::Tensor memory_;
-  at::Tensor starts_, position_starts_, weights_;  // of lookups
-  at::Tensor bag_starts_, floats_, doubles_;       // of bags
+  at::Tensor starts_, weights_, marks_;       // of lookups
+  at::Tensor bag_starts_, floats_, doubles_;  // of bags
+  Maxima maxima_{};
   Groups sorted_{};
 };
 

@@ -32,6 +32,7 @@ enum class Op : int8_t {
   EmbeddingBagTablesBackward,
   EmbeddingBagTablesPerSampleWeightsBackward,
   EmbeddingBagTablesUpdate,
+  Coalesce,
 };
 
 // ---- embedding
@@ -150,6 +151,18 @@ struct GroupByRow {
 size_t groups_bytes(const GroupByRow& args);
 int launch_group_by_row(const GroupByRow& args, Groups* groups, Stream stream);
 
+// The distinct rows of lookups, ascending, and how many they are; for each sorted lookup the place
+// of its row among them.
+struct NumberRows {
+  Groups groups;      // of at least one lookup, without padding
+  void* ranks;        // (count), of the type of groups.rows
+  int64_t* rows;      // (count), of which the first *distinct are written
+  int64_t* distinct;  // (1)
+  void* scratch;      // number_rows_bytes
+};
+size_t number_rows_bytes(const Groups& groups);
+int launch_number_rows(const NumberRows& args, Stream stream);
+
 // weights[p] = (weights_in[p], or 1) / how often the row of lookup p occurs; payloads are
 // positions.
 struct FrequencyWeights {
@@ -162,16 +175,35 @@ int launch_frequency_weights(const FrequencyWeights& args, Stream stream);
 
 // ---- gradients
 
+// Mode max: bit d % 32 of word d / 32 of a lookup says whether it gave the maximum of column d of
+// its bag.
+struct Maxima {
+  static constexpr int64_t kWordBits = 32;
+
+  uint32_t* words;  // (lookups, stride); null: all columns of all lookups count
+  int64_t stride;   // of the widest rows
+
+  static int64_t words_for(int64_t dim) { return (dim + kWordBits - 1) / kWordBits; }
+};
+
+// Sets the bits of bags by the position of each maximum; a position outside of its bag is none's.
+struct BagMaxima {
+  Segments bags;
+  const int64_t* positions;  // (B, dim)
+  int64_t dim;
+  Maxima maxima;  // all zero
+};
+int launch_bag_maxima(const BagMaxima& args, Stream stream);
+
 // out[row] = sum over the lookups of the row of weight * rows[source], divided by their number if
 // average. Rows of `out` without lookups are not written.
 struct GradientSum {
   Rows rows;  // the gradient of the output
   Groups groups;
-  const int64_t* bag_of;     // payloads are positions: source = bag_of[position]; null: the payload
-  const void* weights;       // accumulator type; null: 1
-  bool weights_by_row;       // of the source row, else of the payload
-  const int64_t* positions;  // mode max: a lookup p adds only the columns d with
-                             //   positions[source][d] == p; null: all columns
+  const int64_t* bag_of;  // payloads are positions: source = bag_of[position]; null: the payload
+  const void* weights;    // accumulator type; null: 1
+  bool weights_by_row;    // of the source row, else of the payload
+  Maxima maxima;          // mode max: the columns that a lookup adds; payloads are positions
   bool average;
   void* out;       // (num_rows, D), contiguous
   void* partials;  // sum_partials_bytes
@@ -197,9 +229,10 @@ struct RowDot {
   Rows right;
   const int64_t* left_of;
   Indices indices;
-  const void* scales;        // accumulator type; null: 1
-  const int64_t* positions;  // as in GradientSum, with lookup i itself
-  void* out;                 // accumulator type
+  const void* scales;  // accumulator type; null: 1
+  const int64_t*
+      positions;  // mode max: lookup i has the columns d with positions[left_of_i][d] == i
+  void* out;      // accumulator type
 };
 int launch_row_dot(const RowDot& args, Stream stream);
 

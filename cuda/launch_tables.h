@@ -106,10 +106,8 @@ struct GroupTables {
   int64_t num_rows;
   int64_t largest_payload;
   const void* divisors;  // of mean bags, if weights are wanted
-  int64_t position_step;
-  int64_t* starts;           // for Payload::Position: where the gradient of the bag begins
-  int64_t* position_starts;  // ... and where its maxima do; null: not wanted
-  void* weights;             // ... and weight / divisor of its bag; null: not wanted
+  int64_t* starts;       // for Payload::Position: where the gradient of the bag begins
+  void* weights;         // ... and weight / divisor of its bag; null: not wanted
   Op op;
   void* scratch;  // groups_bytes
 };
@@ -117,6 +115,17 @@ size_t groups_bytes(const GroupTables& args);
 int launch_group_tables(const GroupTables& args, Groups* groups, Stream stream);
 
 // ---- gradients
+
+// As BagMaxima, for features of one width in mode max.
+struct FeatureBagMaxima {
+  FeatureLookups lookups;
+  std::span<const GroupedFeature> features;
+  const int64_t* positions;
+  int64_t position_step;
+  int64_t dim;
+  Maxima maxima;
+};
+int launch_feature_bag_maxima(const FeatureBagMaxima& args, Stream stream);
 
 // A table whose rows are summed up or updated.
 struct GroupedTable {
@@ -130,7 +139,6 @@ struct GroupedTable {
 struct TablesGradientSum {
   GradientSum sum;
   std::span<const GroupedTable> tables;
-  const int64_t* position_starts;  // mode max
 };
 int launch_tables_gradient_sum(const TablesGradientSum& args, Stream stream);
 

@@ -10,8 +10,9 @@ namespace {
 
 template <typename T, int N>
 int launch_max(const BagMax& args, int64_t num_lookups, Stream stream) {
-  const Bags<Accumulator<T>> bags(args.lookups);
   const int64_t dim = args.rows.dim;
+  const Bags<Accumulator<T>> bags(
+      args.lookups, long_bags_in(args.partials, num_lookups, max_slot_bytes(dim, args.rows.dtype)));
   const auto output = max_output<T>(MaxRows<T>{static_cast<T*>(args.out), args.positions, dim},
                                     args.partials, num_lookups, dim);
   const RowReader<T, N> rows = reader_of<T, N>(args.rows);
@@ -25,8 +26,7 @@ int launch_max(const BagMax& args, int64_t num_lookups, Stream stream) {
 }  // namespace
 
 size_t max_partials_bytes(int64_t num_lookups, int64_t dim, Dtype dtype) {
-  const size_t value = dtype == Dtype::Double ? sizeof(double) : sizeof(float);
-  return 2 * windows_of(num_lookups) * (sizeof(int64_t) + dim * (value + sizeof(int64_t)));
+  return partials_bytes(num_lookups, max_slot_bytes(dim, dtype));
 }
 
 int launch_bag_max(const BagMax& args, Stream stream) {

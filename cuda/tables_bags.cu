@@ -4,6 +4,7 @@
 #include <cuda/kernels/number_tables.h>
 #include <cuda/kernels/count.cuh>
 #include <cuda/kernels/features.cuh>
+#include <cuda/kernels/mark_maxima.cuh>
 #include <cuda/kernels/refuse.cuh>
 
 #include <algorithm>
@@ -74,7 +75,6 @@ struct Numbered {
   int64_t first_row;
   int64_t start;
   int64_t step;
-  int64_t position_start;
   Payload payload;
   bool average;
 };
@@ -85,11 +85,9 @@ struct NumberTables {
   FeatureList features;
   Numbered of[kMaxTables];
   int64_t num_rows;
-  int64_t position_step;
   const A* weights_in;
   const A* divisors;
   int64_t* starts;
-  int64_t* position_starts;
   A* weights;
   Op op;
 
@@ -101,7 +99,6 @@ struct NumberTables {
     const int64_t bag_of_all = features.bag(feature, bag);
     if (numbered.payload == Payload::Bag) return bag_of_all;
     starts[i] = start;
-    if (position_starts) position_starts[i] = numbered.position_start + bag * position_step;
     if (weights) {
       const A weight = weights_in ? weights_in[i] : A(1);
       weights[i] = numbered.average ? weight / divisors[bag_of_all] : weight;
@@ -147,18 +144,16 @@ NumberTables<A> number_tables_of(const GroupTables& args,
       .features = FeatureList(args.lookups, rows_of(features)),
       .of = {},
       .num_rows = args.num_rows,
-      .position_step = args.position_step,
       .weights_in = static_cast<const A*>(args.lookups.weights),
       .divisors = static_cast<const A*>(args.divisors),
       .starts = args.starts,
-      .position_starts = args.position_starts,
       .weights = static_cast<A*>(args.weights),
       .op = args.op,
   };
   for (size_t f = 0; f < features.size(); ++f) {
     const GroupedFeature& feature = features[f];
-    tables.of[f] = {feature.first_row,      feature.start,   feature.step,
-                    feature.position_start, feature.payload, feature.average};
+    tables.of[f] = {feature.first_row, feature.start, feature.step, feature.payload,
+                    feature.average};
   }
   return tables;
 }
@@ -173,6 +168,28 @@ int number(const GroupTables& args, void* rows, void* payloads, Stream stream) {
     return cudaGetLastError();
   });
 }
+
+// Of feature blockIdx.z.
+class FeatureMaximaPlaces {
+ public:
+  FeatureMaximaPlaces(const FeatureBagMaxima& args, std::span<const GroupedFeature> features)
+      : features_(args.lookups, rows_of(features)), step_(args.position_step) {
+    for (size_t f = 0; f < features.size(); ++f) {
+      first_[f] = args.positions + features[f].position_start;
+    }
+  }
+
+  __device__ int64_t begin(int64_t bag) const { return features_.bags(feature()).begin(bag); }
+  __device__ int64_t end(int64_t bag) const { return features_.bags(feature()).end(bag); }
+  __device__ const int64_t* positions(int64_t bag) const { return first_[feature()] + bag * step_; }
+
+ private:
+  __device__ static int feature() { return static_cast<int>(blockIdx.z); }
+
+  FeatureList features_;
+  const int64_t* first_[kMaxTables];
+  int64_t step_;
+};
 
 template <typename A>
 int count_bags(const FeatureDivisors& args, std::span<const GroupedFeature> features,
@@ -211,6 +228,17 @@ int launch_feature_divisors(const FeatureDivisors& args, Stream stream) {
   return for_each_launch(args.features, [&](auto features, size_t /*first*/) {
     return args.dtype == Dtype::Double ? count_bags<double>(args, features, stream)
                                        : count_bags<float>(args, features, stream);
+  });
+}
+
+int launch_feature_bag_maxima(const FeatureBagMaxima& args, Stream stream) {
+  const int64_t num_bags = args.lookups.num_bags;
+  if (num_bags == 0 || args.dim == 0) return cudaSuccess;
+  return for_each_launch(args.features, [&](auto features, size_t /*first*/) -> int {
+    const dim3 grid = grid_for_maxima(num_bags, features.size());
+    mark_maxima<<<grid, kThreads, 0, stream>>>(FeatureMaximaPlaces(args, features), num_bags,
+                                               args.dim, args.maxima);
+    return cudaGetLastError();
   });
 }
 

@@ -1,6 +1,7 @@
 // group-reduce-apply: the dense gradients of many tables.
 
 #include <cuda/kernels/table_runs.cuh>
+#include <cuda/kernels/where_max.cuh>
 
 #include <vector>
 
@@ -11,10 +12,10 @@ namespace {
 template <typename F>
 int visit_reader(const TablesGradientSum& args, const void* out, const F& f) {
   return visit(args.sum.rows.dtype, [&]<typename T>(T) {
-    if (args.sum.positions) return f.template operator()<T, 1>(any_table_row<T>(args));
+    if (args.sum.maxima.words) return f.template operator()<T, 1>(any_row<T>(args.sum));
     return visit_width<T>(args.sum.rows, out, [&]<int N>() {
       if constexpr (N == 1) {
-        return f.template operator()<T, 1>(any_table_row<T>(args));
+        return f.template operator()<T, 1>(any_row<T>(args.sum));
       } else {
         return f.template operator()<T, N>(reader_of<T, N>(args.sum.rows));
       }

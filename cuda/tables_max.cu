@@ -35,14 +35,20 @@ int launch_maxima(const FeatureMaxima& args, std::span<const FeatureRows> featur
       max_output<T>(Place{table_rows<T>(out, args.out_stride),
                           table_rows<int64_t>(positions, args.positions_stride), has_positions},
                     args.partials, num_lookups, group.dim);
+  int64_t* const long_bags =
+      long_bags_in(args.partials, num_lookups, max_slot_bytes(group.dim, group.dtype));
+  if (const int error = note_no_long_bags(long_bags, num_lookups, stream); error != cudaSuccess) {
+    return error;
+  }
   const auto launch = [&]<int N>() -> int {
     const FeatureReader<T, N> rows(group, features);
     const int error = launch_segments<T, N, Max<T, N, Place>>(
-        FeatureBags<A, true>(list, group.lookups.weights), group.lookups.num_bags, group.dim, rows,
-        output, stream, static_cast<unsigned>(features.size()));
+        FeatureBags<A, true>(list, group.lookups.weights, long_bags), group.lookups.num_bags,
+        group.dim, rows, output, stream, static_cast<unsigned>(features.size()));
     if (error != cudaSuccess) return error;
-    return launch_long_maxima<T, N>(FeatureBags<A, false>(list, group.lookups.weights), num_lookups,
-                                    rows, FeatureReader<T, 1>(group, features), output, stream);
+    return launch_long_maxima<T, N>(FeatureBags<A, false>(list, group.lookups.weights, long_bags),
+                                    num_lookups, rows, FeatureReader<T, 1>(group, features), output,
+                                    stream);
   };
   // Positions are stored two at a time.
   const void* const least_position = least_aligned(positions, [](int64_t* row) { return row; });

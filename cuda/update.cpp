@@ -26,7 +26,7 @@ void update_sparse(const DeviceCall& call, const TableState& table, const TableU
       .bag_of = nullptr,
       .weights = nullptr,
       .weights_by_row = false,
-      .positions = nullptr,
+      .maxima = {},
       .average = false,
       .out = nullptr,
       .partials = nullptr,

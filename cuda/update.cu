@@ -209,7 +209,7 @@ int update_row_states(const TablesRowsUpdate& args, const Rule& rule, Stream str
   return for_each_launch(args.sum, [&](auto grouped, size_t first) {
     const auto tables = args.tables.subspan(first, grouped.size());
     const TableRuns<Accumulator<T>> runs(sum, grouped);
-    return visit_update_reader<T>(args.sum, tables, [&]<int N>(const auto& rows) {
+    return visit_update_reader<T>(tables, sum, [&]<int N>(const auto& rows) {
       return launch_mean_squares<T, N>(ManyTables<T>(tables), args.options, runs, count, rows, sums,
                                        rule, stream);
     });

@@ -127,13 +127,11 @@ class FeatureBags {
  public:
   using Lookup = LookupOf<A>;
 
-  explicit FeatureBags(const FeatureList& features, const void* weights)
-      : features_(features), weights_(static_cast<const A*>(weights)) {}
+  FeatureBags(const FeatureList& features, const void* weights, int64_t* long_bags)
+      : features_(features), weights_(static_cast<const A*>(weights)), long_bags_(long_bags) {}
 
   __device__ int64_t total() const { return features_.total(); }
   __device__ bool weighted() const { return weights_ != nullptr; }
-  __device__ bool is_in_long(int64_t /*i*/) const { return true; }
-
   __device__ int64_t out_row(int64_t bag) const { return packed_row(feature_of(0), bag); }
 
   __device__ Segment segment(int64_t bag, Faults& /*faults*/) const {
@@ -142,12 +140,18 @@ class FeatureBags {
     return {0, bags.begin(bag), bags.end(bag)};
   }
 
-  __device__ Segment containing(int64_t i) const {
-    const int feature = feature_of(i);
-    if (feature < 0) return {0, i, i};
-    const Segments bags = features_.bags(feature);
-    const int64_t bag = find_bag(bags, i);
-    return {packed_row(feature, bag), bags.begin(bag), bags.end(bag)};
+  __device__ void note_windows(const ThreadGroup& group, int64_t bag,
+                               const Segment& segment) const {
+    note_long_bag(long_bags_, group, segment, out_row(bag));
+  }
+
+  // Windows that begin in bags of other features have been noted before (note_no_long_bags).
+  __device__ Segment long_over(int64_t window) const {
+    const int64_t packed = long_bags_[window];
+    if (packed < 0) return {0, 0, 0};
+    const Segments bags = features_.bags(table_of(packed));
+    const int64_t bag = row_of(packed);
+    return {packed, bags.begin(bag), bags.end(bag)};
   }
 
   __device__ Lookup lookup(int64_t i, Faults& faults) const {
@@ -172,7 +176,14 @@ class FeatureBags {
 
   FeatureList features_;
   const A* weights_;
+  int64_t* long_bags_;  // null if no bag can be long
 };
+
+// Before the bags of a launch: as if no window began in a long one.
+inline int note_no_long_bags(int64_t* long_bags, int64_t num_lookups, cudaStream_t stream) {
+  if (!long_bags) return cudaSuccess;
+  return cudaMemsetAsync(long_bags, 0xff, windows_of(num_lookups) * sizeof(int64_t), stream);
+}
 
 // The reader of packed rows.
 template <typename T, int N>

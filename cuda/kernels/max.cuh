@@ -144,6 +144,11 @@ __global__ void __launch_bounds__(kThreads)
   if (positions) positions[column] = position;
 }
 
+inline size_t max_slot_bytes(int64_t dim, Dtype dtype) {
+  const size_t value = dtype == Dtype::Double ? sizeof(double) : sizeof(float);
+  return sizeof(int64_t) + dim * (value + sizeof(int64_t));
+}
+
 template <typename T, typename Place>
 MaxOutput<T, Place> max_output(const Place& place, void* partials, int64_t num_lookups,
                                int64_t dim) {

@@ -36,6 +36,12 @@ namespace myemb::cuda {
 template <int kBytes>
 inline constexpr int kRowsInFlight = kBytes >= 8 ? 4 : 8;
 
+// The same of a chunk, which one group reads alone while others have little to do, or nothing: it
+// takes as long as its rows follow each other. Half the blocks of an SM are then as many bytes.
+template <int kBytes>
+inline constexpr int kChunkRowsInFlight = 2 * kRowsInFlight<kBytes>;
+inline constexpr int kChunkBlocksPerSm = 2;
+
 // Rows as they come in: bit n of `columns` says whether value n of a row counts.
 template <typename T, int N, int kRows>
 struct Batch {
@@ -122,12 +128,11 @@ __device__ __forceinline__ void combine_rows(const Held& held, int at, bool has_
 //
 // A lookup that is left out reads the row of one that is not, or row 0 if there is none: then
 // another group of the warp has a lookup, and the table a row.
-template <typename T, int N, typename Source, typename Reader, typename Combiner>
+template <int kRows, typename T, int N, typename Source, typename Reader, typename Combiner>
 __device__ __forceinline__ int combine_lookups(const ThreadGroup& group, const Source& source,
                                                const Segment& segment, const Reader& rows,
                                                int64_t column, Combiner& combiner, Faults& faults) {
   using Lookup = typename Source::Lookup;
-  constexpr int kRows = kRowsInFlight<Reader::kBytes>;
   __shared__ HeldLookups<Reader, Accumulator<T>> held;
   const int at = static_cast<int>(threadIdx.x) - group.lane();
   const int length = static_cast<int>(segment.length());
@@ -165,13 +170,16 @@ __global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
   const bool in_row = column < shape.dim;
   Faults faults = 0;
   Segment segment = source.segment(bag, faults);
+  const Segment whole = segment;
   const bool is_long = segment.length() > kChunk;  // left to reduce_chunks
   if (is_long) segment.end = segment.begin;
   Combiner combiner(output, column, segment, true);
-  const int counted =
-      combine_lookups<T, N>(group, source, segment, rows, in_row ? column : 0, combiner, faults);
+  const int counted = combine_lookups<kRowsInFlight<Reader::kBytes>, T, N>(
+      group, source, segment, rows, in_row ? column : 0, combiner, faults);
   source.refuse(faults);
   if (in_row && bag < shape.items && !is_long) combiner.write(source.out_row(bag), counted);
+  const bool is_first_tile = column == group.lane() * N;
+  if (is_first_tile) source.note_windows(group, bag, whole);
 }
 
 // The segment of each item of a block: one thread finds it for all tiles.
@@ -188,9 +196,10 @@ __device__ __forceinline__ Segment found_once(const Shape& shape, const ThreadGr
   return found[shape.item_in_block(group)];
 }
 
-// A group for each slot. Comes after reduce_segments, which has checked the bags.
+// A group for each slot. Comes after reduce_segments, which has checked the bags and noted which
+// are long.
 template <typename T, int N, typename Source, typename Reader, typename Combiner>
-__global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
+__global__ void __launch_bounds__(kThreads, kChunkBlocksPerSm)
     reduce_chunks(const Shape shape, const Source source, const Reader rows,
                   const typename Combiner::Output output) {
   const ThreadGroup group(shape.group_size);
@@ -200,17 +209,17 @@ __global__ void __launch_bounds__(kThreads, Combiner::kBlocksPerSm)
   const Segment chunk =
       found_once(shape, group, [&](int64_t slot) { return chunk_in(source, slot); });
   Combiner combiner(output, column, chunk, false);
-  const int counted =
-      combine_lookups<T, N>(group, source, chunk, rows, in_row ? column : 0, combiner, faults);
+  const int counted = combine_lookups<kChunkRowsInFlight<Reader::kBytes>, T, N>(
+      group, source, chunk, rows, in_row ? column : 0, combiner, faults);
   source.refuse(faults);
   if (in_row && chunk.length() > 0) combiner.write_partial(slot, counted);
 }
 
 // Threads of a group for each row: as many as its accesses of N values, up to a warp, but no fewer
 // than there are rows in flight.
-template <typename T, int N>
+template <typename T, int N, int kRows = kRowsInFlight<sizeof(T) * N>>
 int group_size_for(int64_t dim) {
-  int size = kRowsInFlight<sizeof(T) * N>;
+  int size = kRows;
   while (size < kWarp && static_cast<int64_t>(size) * N < dim) size *= 2;
   return size;
 }
@@ -224,7 +233,7 @@ RowReader<T, N> reader_of(const Rows& rows) {
 template <typename T, int N, typename Combiner, typename Source, typename Reader>
 int launch_chunks(const Source& source, int64_t num_lookups, int64_t dim, const Reader& rows,
                   const typename Combiner::Output& output, cudaStream_t stream) {
-  const int size = group_size_for<T, N>(dim);
+  const int size = group_size_for<T, N, kChunkRowsInFlight<sizeof(T) * N>>(dim);
   const int64_t slots = 2 * windows_of(num_lookups);
   return launch_shapes(size, slots, dim, N, [&](dim3 grid, unsigned threads, const Shape& shape) {
     reduce_chunks<T, N, Source, Reader, Combiner>

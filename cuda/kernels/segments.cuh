@@ -7,8 +7,9 @@
 //   total()              the number of lookups
 //   out_row(i)           where the sum of bag or table row i goes, for the sink
 //   weighted()           whether lookups have weights other than 1
-//   containing(i)        the segment that lookup i is in
-//   is_in_long(i)        false only if no segment of more than kChunk has both lookups i - 1 and i
+//   long_over(window)    the segment that has the first lookup of a window of kChunk; one of at
+//   most
+//                        kChunk lookups may be said to be empty
 //   lookup(i, faults)    what lookup i reads
 //   refuse(faults)       fails the assertions of what was found wrong
 
@@ -66,12 +67,25 @@ __device__ __forceinline__ int64_t find_bag(const Segments& bags, int64_t lookup
   return low;
 }
 
+// Every window of kChunk lookups begins in one bag, whose group notes what it is if it is long, and
+// else -1. To look for the bag would take longer than to add up a short one.
+__device__ __forceinline__ void note_long_bag(int64_t* long_bags, const ThreadGroup& group,
+                                              const Segment& segment, int64_t bag) {
+  if (!long_bags) return;
+#pragma unroll 1
+  for (int64_t window = (segment.begin + kChunk - 1) / kChunk + group.lane();
+       window * kChunk < segment.end; window += group.size()) {
+    long_bags[window] = segment.length() > kChunk ? bag : -1;
+  }
+}
+
 template <typename A>
 class Bags {
  public:
   using Lookup = LookupOf<A>;
 
-  explicit Bags(const BagLookups& args) : args_(args) {}
+  explicit Bags(const BagLookups& args, int64_t* long_bags = nullptr)
+      : args_(args), long_bags_(long_bags) {}
 
   __device__ int64_t count() const { return args_.bags.count; }
   __device__ int64_t total() const { return args_.indices.count; }
@@ -91,10 +105,14 @@ class Bags {
 
   __device__ int64_t out_row(int64_t bag) const { return bag; }
 
-  __device__ bool is_in_long(int64_t /*i*/) const { return true; }
+  __device__ void note_windows(const ThreadGroup& group, int64_t bag,
+                               const Segment& segment) const {
+    note_long_bag(long_bags_, group, segment, bag);
+  }
 
-  __device__ Segment containing(int64_t i) const {
-    const int64_t bag = find_bag(args_.bags, i);
+  __device__ Segment long_over(int64_t window) const {
+    const int64_t bag = long_bags_[window];
+    if (bag < 0) return {0, 0, 0};
     return {bag, args_.bags.begin(bag), args_.bags.end(bag)};
   }
 
@@ -121,6 +139,7 @@ class Bags {
 
  private:
   BagLookups args_;
+  int64_t* long_bags_;  // null if no bag can be long
 };
 
 // The arrays of Groups, whatever their width.
@@ -210,16 +229,14 @@ class Runs {
     return {row, starts_run(i), is_long || row == sorted_.num_rows()};
   }
 
-  // i: at least kChunk. Such a run has a lookup half a chunk before or behind, too.
-  __device__ bool is_in_long(int64_t i) const {
-    const int64_t row = sorted_.row(i);
-    return row == row_or_padding(i - 1) &&
-           (row == row_or_padding(i - kChunk / 2) || row == row_or_padding(i + kChunk / 2));
-  }
-
-  __device__ Segment containing(int64_t i) const {
-    const int64_t row = sorted_.row(i);
-    if (row == sorted_.num_rows()) return {row, i, i};
+  // window: from 1 on. A long run around its first lookup has the one before, too, and one half a
+  // chunk before or behind.
+  __device__ Segment long_over(int64_t window) const {
+    const int64_t i = window * kChunk, row = sorted_.row(i);
+    const bool may_be_long =
+        row != sorted_.num_rows() && row == row_or_padding(i - 1) &&
+        (row == row_or_padding(i - kChunk / 2) || row == row_or_padding(i + kChunk / 2));
+    if (!may_be_long) return {0, 0, 0};
     return {row, sorted_.lower_bound(row, 0, i), sorted_.lower_bound(row + 1, i, total())};
   }
 
@@ -261,13 +278,24 @@ MYEMB_INLINE int64_t slot_of(int64_t chunk_begin, bool first) {
   return 2 * (chunk_begin / kChunk) + (first ? 1 : 0);
 }
 
+// Behind the slots, in scratch memory, is a number for each window: of its long bag.
+inline size_t partials_bytes(int64_t num_lookups, size_t slot_bytes) {
+  return windows_of(num_lookups) * (2 * slot_bytes + sizeof(int64_t));
+}
+
+inline int64_t* long_bags_in(void* partials, int64_t num_lookups, size_t slot_bytes) {
+  if (windows_of(num_lookups) == 0) return nullptr;
+  return reinterpret_cast<int64_t*>(static_cast<char*>(partials) +
+                                    2 * windows_of(num_lookups) * slot_bytes);
+}
+
 // The long segment whose first chunk starts in the window, or an empty one.
 template <typename Source>
 __device__ Segment long_segment_from(const Source& source, int64_t window) {
   const int64_t begin = window * kChunk, next = begin + kChunk;
   const Segment none{0, 0, 0};
-  if (next >= source.total() || !source.is_in_long(next)) return none;
-  const Segment segment = source.containing(next);  // a long one reaches into the next window
+  if (next >= source.total()) return none;
+  const Segment segment = source.long_over(window + 1);  // a long one reaches into the next window
   const bool starts_here = segment.begin >= begin && segment.begin < next;
   return starts_here && segment.length() > kChunk ? segment : none;
 }
@@ -280,8 +308,8 @@ __device__ Segment chunk_in(const Source& source, int64_t slot) {
     const Segment segment = long_segment_from(source, window);
     return {segment.out_row, segment.begin, min(segment.begin + kChunk, segment.end)};
   }
-  if (window == 0 || !source.is_in_long(window * kChunk)) return {0, 0, 0};
-  const Segment segment = source.containing(window * kChunk);
+  if (window == 0) return {0, 0, 0};
+  const Segment segment = source.long_over(window);
   const int64_t chunks_before = (window * kChunk - segment.begin + kChunk - 1) / kChunk;
   const int64_t begin = segment.begin + chunks_before * kChunk;
   if (chunks_before == 0 || begin >= segment.end) return {0, 0, 0};

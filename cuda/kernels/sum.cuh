@@ -140,7 +140,7 @@ __device__ __forceinline__ void join_chunks(const SumOutput<T, Sink>& output,
       const int64_t slot = slot_of(chunk, chunk == segment.begin);
 #pragma unroll
       for (int n = 0; n < N; ++n) parts[u][n] = output.partials[slot * output.dim + column + n];
-      counted += output.counts[slot];
+      if (output.average) counted += output.counts[slot];
     }
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u) {
@@ -155,7 +155,8 @@ __device__ __forceinline__ void join_chunks(const SumOutput<T, Sink>& output,
 template <typename T, typename Source, typename Sink>
 __global__ void __launch_bounds__(kThreads)
     join_sums(const Shape shape, const Source source, const SumOutput<T, Sink> output) {
-  constexpr int kInFlight = 8;
+  // One long segment may be all that is left to do.
+  constexpr int kInFlight = 128 / sizeof(Accumulator<T>);
   const ThreadGroup group(shape.group_size);
   const int64_t column = shape.column(group, 1);
   const Segment segment =

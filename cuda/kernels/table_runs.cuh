@@ -4,7 +4,6 @@
 
 #include <cuda/kernels/features.cuh>
 #include <cuda/kernels/runs.cuh>
-#include <cuda/kernels/where_max.cuh>
 
 namespace myemb::cuda {
 
@@ -45,10 +44,10 @@ class TableRuns : public Runs<A> {
     return {row, starts_run(i), is_long || row >= end_row_};
   }
 
-  __device__ Segment containing(int64_t i) const {
-    if (!has(this->sorted_.row(i))) return {0, i, i};
-    Segment run = Runs<A>::containing(i);
-    run.out_row = out_row(run.out_row);
+  __device__ Segment long_over(int64_t window) const {
+    if (!has(this->sorted_.row(window * kChunk))) return {0, 0, 0};
+    Segment run = Runs<A>::long_over(window);
+    if (run.length() > 0) run.out_row = out_row(run.out_row);
     return run;
   }
 
@@ -59,32 +58,6 @@ class TableRuns : public Runs<A> {
   int count_;
   int64_t first_rows_[kMaxTables];
 };
-
-// AnyRow (update_width.cuh) where gradients and positions have places of their own.
-template <typename T>
-struct AnyTableRow : WhereMax<T, 1> {
-  const int64_t* position_starts;
-
-  template <typename Lookup>
-  __device__ typename WhereMax<T, 1>::Place place(const Lookup& lookup) const {
-    // A thread without a lookup has no position, and reads the first maxima.
-    const bool has_maxima = this->positions && lookup.position >= 0;
-    const int64_t start = has_maxima ? position_starts[lookup.position] : 0;
-    return {this->row(lookup.row), this->positions + start, lookup.position};
-  }
-
-  template <int kRows>
-  __device__ void read_batch(const typename WhereMax<T, 1>::Place* places, int64_t column,
-                             Batch<T, 1, kRows>& batch) const {
-    read_any_batch(*this, places, column, batch);
-  }
-};
-
-template <typename T>
-AnyTableRow<T> any_table_row(const TablesGradientSum& args) {
-  return {{reader_of<T, 1>(args.sum.rows), args.sum.positions, args.sum.rows.dim},
-          args.position_starts};
-}
 
 // Calls f with the tables of each launch and the number of the first.
 template <typename F>

@@ -207,7 +207,7 @@ int RuleKernels<T, Rule>::update_tables(const TablesRowsUpdate& args, const Rule
     const TableRuns<Accumulator<T>> runs(sum, grouped);
     const ApplyRule<T, Rule, ManyTables<T>> sink(ManyTables<T>(tables), args.options, rule);
     const auto output = sink_output<T>(sink, sum.partials, count, sum.rows.dim, sum.average);
-    const int error = visit_update_reader<T>(args.sum, tables, [&]<int N>(const auto& rows) {
+    const int error = visit_update_reader<T>(tables, sum, [&]<int N>(const auto& rows) {
       return launch_runs<T, N, true>(runs, count, rows, output, stream);
     });
     if (error != cudaSuccess) return error;

@@ -4,6 +4,7 @@
 
 #include <cuda/kernels/width.h>
 #include <cuda/kernels/table_runs.cuh>
+#include <cuda/kernels/where_max.cuh>
 
 #include <iterator>
 
@@ -43,40 +44,22 @@ int visit_update_width(const TableState& table, const Rows& grad, const F& f) {
   return visit_update_width<T>({&table, 1}, grad, f);
 }
 
-// One column of rows, in mode max or not.
-template <typename T>
-struct AnyRow : WhereMax<T, 1> {
-  template <int kRows>
-  __device__ void read_batch(const typename WhereMax<T, 1>::Place* places, int64_t column,
-                             Batch<T, 1, kRows>& batch) const {
-    read_any_batch(*this, places, column, batch);
-  }
-};
-
-// Calls f.operator()<N>(reader) with the reader of what is summed up, `any` for one column.
-template <typename T, typename AnyReader, typename F>
-int visit_update_reader(std::span<const TableState> tables, const GradientSum& sum,
-                        const AnyReader& any, const F& f) {
-  if (sum.positions) return f.template operator()<1>(any);
+// Calls f.operator()<N>(reader) with the reader of what is summed up.
+template <typename T, typename F>
+int visit_update_reader(std::span<const TableState> tables, const GradientSum& sum, const F& f) {
+  if (sum.maxima.words) return f.template operator()<1>(any_row<T>(sum));
   return visit_update_width<T>(tables, sum.rows, [&]<int N>() {
     if constexpr (N > 1) {
       return f.template operator()<N>(reader_of<T, N>(sum.rows));
     } else {
-      return f.template operator()<1>(any);
+      return f.template operator()<1>(any_row<T>(sum));
     }
   });
 }
 
 template <typename T, typename F>
 int visit_update_reader(const TableState& table, const GradientSum& sum, const F& f) {
-  const AnyRow<T> any{{reader_of<T, 1>(sum.rows), sum.positions, table.dim}};
-  return visit_update_reader<T>({&table, 1}, sum, any, f);
-}
-
-template <typename T, typename F>
-int visit_update_reader(const TablesGradientSum& args, std::span<const TableState> tables,
-                        const F& f) {
-  return visit_update_reader<T>(tables, args.sum, any_table_row<T>(args), f);
+  return visit_update_reader<T>({&table, 1}, sum, f);
 }
 
 }  // namespace myemb::cuda

@@ -1,44 +1,41 @@
 #pragma once
 
-// The reader of mode max going backward.
+// The readers of mode max going backward.
 
 #include <cuda/kernels/reduce.cuh>
 
 namespace myemb::cuda {
 
-// Mode max: a lookup adds to the columns whose maximum it was. Rows are read only where that is so:
-// elsewhere the very first value is, which costs nothing.
+// A lookup adds to the columns whose maximum it was. Rows are read only where that is so: elsewhere
+// the very first value is, which costs nothing.
 template <typename T, int N>
 struct WhereMax : RowReader<T, N> {
-  static constexpr int kBytes = (sizeof(T) + sizeof(int64_t)) * N;
   static constexpr bool kSelects = true;
 
   struct Place {
     const T* row;
-    const int64_t* positions;
-    int64_t position;
+    const uint32_t* words;
   };
 
-  const int64_t* positions;  // (B, dim)
-  int64_t dim;
+  Maxima maxima;
 
   template <typename Lookup>
   __device__ Place place(const Lookup& lookup) const {
-    return {this->row(lookup.row), positions + lookup.row * dim, lookup.position};
+    // A thread without a lookup has no position.
+    return {this->row(lookup.row), maxima.words + max(lookup.position, int64_t{0}) * maxima.stride};
   }
 
   template <int kRows>
   __device__ void read_batch(const Place* places, int64_t column, Batch<T, N, kRows>& batch) const {
-    Word<int64_t, N> maxima[kRows];
+    const auto word = static_cast<unsigned>(column / Maxima::kWordBits);
+    const unsigned bit = static_cast<unsigned>(column) % Maxima::kWordBits;
+    uint32_t words[kRows];
 #pragma unroll
-    for (int u = 0; u < kRows; ++u) maxima[u] = load_word<N>(places[u].positions + column);
+    for (int u = 0; u < kRows; ++u) words[u] = __ldg(places[u].words + word);
     __syncwarp();  // no load is moved past this point
 #pragma unroll
     for (int u = 0; u < kRows; ++u) {
-      const Pack<int64_t, N> pack = unpack<int64_t, N>(maxima[u]);
-      unsigned columns = 0;
-#pragma unroll
-      for (int n = 0; n < N; ++n) columns |= (pack.values[n] == places[u].position) << n;
+      const unsigned columns = words[u] >> bit & ((1u << N) - 1);
       batch.columns[u] = columns;
       batch.words[u] = this->read(columns ? places[u].row : this->data, columns ? column : 0);
     }
@@ -46,19 +43,29 @@ struct WhereMax : RowReader<T, N> {
 };
 
 // One column of rows, in mode max or not.
-template <typename T, int kRows>
-__device__ __forceinline__ void read_any_batch(const WhereMax<T, 1>& rows,
-                                               const typename WhereMax<T, 1>::Place* places,
-                                               int64_t column, Batch<T, 1, kRows>& batch) {
-  if (rows.positions) {
-    rows.read_batch(places, column, batch);
-    return;
-  }
+template <typename T>
+struct AnyRow : WhereMax<T, 1> {
+  static constexpr int kBytes =
+      sizeof(T) + sizeof(int64_t);  // a word's address takes registers, too
+  using typename WhereMax<T, 1>::Place;
+
+  template <int kRows>
+  __device__ void read_batch(const Place* places, int64_t column, Batch<T, 1, kRows>& batch) const {
+    if (this->maxima.words) {
+      WhereMax<T, 1>::read_batch(places, column, batch);
+      return;
+    }
 #pragma unroll
-  for (int u = 0; u < kRows; ++u) {
-    batch.words[u] = rows.read(places[u].row, column);
-    batch.columns[u] = 1;
+    for (int u = 0; u < kRows; ++u) {
+      batch.words[u] = this->read(places[u].row, column);
+      batch.columns[u] = 1;
+    }
   }
+};
+
+template <typename T>
+AnyRow<T> any_row(const GradientSum& sum) {
+  return {{reader_of<T, 1>(sum.rows), sum.maxima}};
 }
 
 }  // namespace myemb::cuda

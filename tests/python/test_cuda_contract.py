@@ -154,7 +154,7 @@ def test_every_operator_is_called_here() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("myemb::")
     }
-    registered.remove("coalesce")  # goes to PyTorch's own on CUDA
+    registered.remove("coalesce")  # waits for the size of its result (test_coalesce.py)
     assert {name.split()[0] for name in NAMES} == registered
 
 
@@ -185,7 +185,7 @@ LAUNCHES = {
     "embedding_bag 2": (1, 3, 3),
     "embedding_bag_dense_backward 0": (5, 7, 9),
     "embedding_bag_dense_backward 1": (6, 9, 11),
-    "embedding_bag_dense_backward 2": (5, 7, 9),
+    "embedding_bag_dense_backward 2": (6, 8, 10),
     "embedding_bag_sparse_backward 0": (6, 6, 8),
     "embedding_bag_sparse_backward 1": (7, 8, 10),
     "embedding_bag_per_sample_weights_backward 0": (3, 3, 3),
@@ -204,7 +204,7 @@ LAUNCHES = {
     "embedding_bag_tables_max": (2, 4, 4),
     "embedding_bag_tables_backward 0": (4, 6, 8),
     "embedding_bag_tables_backward 1": (5, 8, 10),
-    "embedding_bag_tables_backward 2": (4, 6, 8),
+    "embedding_bag_tables_backward 2": (5, 7, 9),
     "embedding_bag_tables_per_sample_weights_backward 0": (2, 2, 2),
     "embedding_bag_tables_per_sample_weights_backward 1": (3, 4, 4),
     "embedding_bag_tables_per_sample_weights_backward 2": (2, 2, 2),

@@ -159,3 +159,40 @@ def test_no_operator_waits(name: str) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize(
+    ("rows", "width"), [(2**24 + 8, 160), (2**32 + 8, 1)], ids=["elements", "rows"]
+)
+def test_a_table_beyond_32_bits(rows: int, width: int) -> None:
+    """Of more than 2^31 elements, or more than 2^32 rows, whose numbers are sorted in 64 bits."""
+    size = 2 * rows * width
+    if torch.cuda.mem_get_info()[0] < 3 * size:
+        pytest.skip(f"needs {3 * size >> 30} GiB of the GPU")
+    weight = torch.zeros(rows, width, dtype=torch.float16, device="cuda")
+    last = torch.randint(-8, 8, (4, width)).half().cuda()
+    weight[-4:] = last
+    lookups = torch.tensor([rows - 1, 0, rows - 4, rows - 2, rows - 1, rows - 3], device="cuda")
+    expected = torch.stack([last[3], 0 * last[0], last[0], last[2], last[3], last[1]])
+    weight.requires_grad_()
+    found = embedding(lookups, weight)
+    assert torch.equal(found, expected)
+    assert torch.equal(
+        embedding_bag(lookups.view(2, 3), weight, mode="sum"), expected.view(2, 3, -1).sum(1)
+    )
+    upstream = torch.randint(-8, 8, found.shape).half().cuda()
+    (gradient,) = torch.autograd.grad(found, weight, upstream)
+    of_last = torch.stack([upstream[2], upstream[5], upstream[3], upstream[0] + upstream[4]])
+    assert torch.equal(gradient[-4:], of_last)
+    assert torch.equal(gradient[0], upstream[1])
+    assert torch.equal(gradient[:-4].count_nonzero(), upstream[1].count_nonzero())
+    del gradient
+    weight = weight.detach()
+    ops.embedding_update_(weight, [], upstream, lookups.view(-1, 1), rule="sgd", lr=1.0)
+    assert torch.equal(weight[-4:], last - of_last)
+    assert torch.equal(weight[0], -upstream[1])
+    norms = weight[-4:].float().norm(dim=1)
+    ops.embedding_renorm_(weight, lookups, 0.5)
+    torch.testing.assert_close(
+        weight[-4:].float().norm(dim=1), norms.clamp(max=0.5), rtol=1e-3, atol=1e-3
+    )

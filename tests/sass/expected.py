@@ -60,7 +60,10 @@ def reductions(dtype: str, n: int) -> dict[str, Expected]:
     sums = Expected(wide_loads=4 * wide, wide_stores=1 * wide, main_path=wide)
     maxima = Expected(registers=72, wide_loads=4 * wide, wide_stores=1 * wide)
     table: dict[str, Expected] = {}
-    for kernel, of_block in (("reduce_segments", "true"), ("reduce_chunks", "false")):
+    for kernel, of_block, of_sum, of_max in (
+        ("reduce_segments", "true", sums, maxima),
+        ("reduce_chunks", "false", of_chunks(sums), of_chunks(maxima)),
+    ):
         for source, reads, stores, places in (
             (f"Bags<{a}>", f"RowReader<{dtype}, {n}>", "StoreRows", "MaxRows"),
             (
@@ -71,9 +74,14 @@ def reductions(dtype: str, n: int) -> dict[str, Expected]:
             ),
         ):
             reduced = f"{kernel}<{dtype}, {n}, {source}, {reads}"
-            table[f"{reduced}, Sum<{dtype}, {n}, {stores}<{dtype}> > >"] = sums
-            table[f"{reduced}, Max<{dtype}, {n}, {places}<{dtype}> > >"] = maxima
+            table[f"{reduced}, Sum<{dtype}, {n}, {stores}<{dtype}> > >"] = of_sum
+            table[f"{reduced}, Max<{dtype}, {n}, {places}<{dtype}> > >"] = of_max
     return table | run_reductions(dtype, n, sums)
+
+
+def of_chunks(expected: Expected) -> Expected:
+    """With twice the rows in flight, in half the blocks."""
+    return dataclasses.replace(expected, registers=128, wide_loads=2 * expected.wide_loads)
 
 
 def run_reductions(dtype: str, n: int, sums: Expected) -> dict[str, Expected]:
@@ -81,15 +89,15 @@ def run_reductions(dtype: str, n: int, sums: Expected) -> dict[str, Expected]:
     a = accumulator(dtype)
     wide = n * SIZES[dtype] == 16
     readers = {f"Runs<{a}>, RowReader<{dtype}, {n}>": wide}
-    if n * 8 <= 16 and SIZES[dtype] * n < 16:  # with a position for each value
+    if wide or n == 1:
         readers[f"Runs<{a}>, WhereMax<{dtype}, {n}>"] = False
-    of_tables = f"AnyTableRow<{dtype}>" if n == 1 else f"RowReader<{dtype}, {n}>"
+    of_tables = f"AnyRow<{dtype}>" if n == 1 else f"RowReader<{dtype}, {n}>"
     readers[f"TableRuns<{a}>, {of_tables}"] = wide
     table: dict[str, Expected] = {}
     for reads, main_path in readers.items():
         is_one_table = reads.startswith("Runs")
         chunks = f"reduce_chunks<{dtype}, {n}, {reads}, Sum<{dtype}, {n}, StoreRows<{dtype}> > >"
-        table[chunks] = dataclasses.replace(sums, main_path=main_path)
+        table[chunks] = of_chunks(dataclasses.replace(sums, main_path=main_path))
         sink = "StoreRows" if is_one_table else "StoreInTables"
         for average in ("false", "true") if is_one_table else ("false",):
             table[f"reduce_runs<{dtype}, {n}, {average}, {reads}, {sink}<{dtype}> >"] = (
@@ -114,14 +122,13 @@ def updates(dtype: str) -> dict[str, Expected]:
     a, table = accumulator(dtype), {}
     for n in (1,) if dtype == "double" else (1, 4):
         reads = f"AnyRow<{dtype}>" if n == 1 else f"RowReader<{dtype}, {n}>"
-        of_tables = f"AnyTableRow<{dtype}>" if n == 1 else reads
         is_wide, is_float = n == 4, n == 4 and dtype == "float"
         for rule, states in rules(a).items():
             # Rows of the gradient and of the table are of T, states of the accumulator type.
             written = states * is_wide + is_float
             for runs, reader, tables in (
                 (f"Runs<{a}>", reads, "OneTable"),
-                (f"TableRuns<{a}>", of_tables, "ManyTables"),
+                (f"TableRuns<{a}>", reads, "ManyTables"),
             ):
                 sink = f"ApplyRule<{dtype}, {rule}, {tables}<{dtype}> >"
                 table[f"reduce_runs<{dtype}, {n}, true, {runs}, {reader}, {sink} >"] = Expected(
@@ -141,7 +148,7 @@ def updates(dtype: str) -> dict[str, Expected]:
         for runs in (
             f"Runs<{a}>, {reads}, OneTable<{dtype}>",
             f"EveryRow<{a}>, RowReader<{dtype}, {n}>, OneTable<{dtype}>",
-            f"TableRuns<{a}>, {of_tables}, ManyTables<{dtype}>",
+            f"TableRuns<{a}>, {reads}, ManyTables<{dtype}>",
         ):
             table[f"add_mean_squares<{dtype}, {n}, {runs} >"] = Expected(registers=128)
     return table
@@ -207,10 +214,14 @@ def expected() -> dict[str, Expected]:
             table[f"{kernel}<{a}>"] = Expected()
     for types in ("unsigned int, int", "unsigned long, long"):
         table[f"number_lookups<{types}>"] = Expected()
+        row = types.split(",")[0]
+        table[f"flag_rows<{row}>"] = table[f"store_rows<{row}>"] = Expected()
         for a in ("float", "double"):
             table[f"number_tables<{a}, {types}>"] = Expected()
     for checks in ("check_bags", "check_features", "check_offsets"):
         table[checks] = Expected()
+    for places in ("MaximaPlaces", "FeatureMaximaPlaces"):
+        table[f"mark_maxima<{places}>"] = Expected()
     for counts in ("count_windows", "count_feature_windows"):
         table[counts] = Expected()
     return table

@@ -7,6 +7,7 @@ for the library, as far as ptxas translates right.
 
 from __future__ import annotations
 
+import collections
 import re
 from pathlib import Path
 
@@ -47,11 +48,13 @@ def code(kernel: Kernel) -> list[tuple[str, str, int]]:
 
 @pytest.mark.parametrize("source", sorted(Path(__file__).parents[2].glob("cuda/*.cu")), ids=str)
 def test_library_is_what_is_tested(source: Path, library: list[Kernel], tmp_path: Path) -> None:
-    shipped = {(kernel.architecture, kernel.name): kernel for kernel in library}
+    shipped = collections.defaultdict(list)  # CUB's empty kernel is in each file that uses CUB
+    for kernel in library:
+        shipped[kernel.architecture, kernel.name].append(code(kernel))
     modules = ptx_modules(OBJECTS / f"{source.name}.o")
     assert modules
     for architecture, ptx in modules.items():
         kernels = assembled(ptx, architecture, tmp_path)
         assert kernels
         for kernel in kernels:
-            assert code(kernel) == code(shipped[architecture, kernel.name]), kernel.name
+            assert code(kernel) in shipped[architecture, kernel.name], kernel.name

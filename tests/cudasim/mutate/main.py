@@ -54,6 +54,7 @@ REPRESENTATIVES = (
     r"renorm_rows<(BFloat16, .*MinAbs|Half, .*CountNonzero)",
     r"number_lookups<unsigned int",
     r"(find_sources|count_bags|divide_by_frequency)<float>",
+    r"mark_maxima<MaximaPlaces|(flag|store)_rows<unsigned int",
     r"check_offsets|count_windows|check_features|count_feature_windows",
     r"(number_tables<float, unsigned int|count_feature_bags<float)",
     r"reduce_segments<(float, 4|Half, 1), FeatureBags<.*(Sum|Max)",
