@@ -8,6 +8,7 @@ for the library, as far as ptxas translates right.
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def without_debug_information(ptx: str) -> str:
 
 
 def assembled(ptx: str, architecture: int, folder: Path) -> list[Kernel]:
-    source, cubin = folder / "kernels.ptx", folder / "kernels.cubin"
+    source, cubin = folder / f"{architecture}.ptx", folder / f"{architecture}.cubin"
     source.write_text(ptx)
     output_of(tool("ptxas"), f"-arch=sm_{architecture}", "-fmad=false", source, "-o", cubin)
     return read_kernels(cubin)
@@ -50,8 +51,9 @@ def test_library_is_what_is_tested(source: Path, library: list[Kernel], tmp_path
     shipped = {(kernel.architecture, kernel.name): kernel for kernel in library}
     modules = ptx_modules(OBJECTS / f"{source.name}.o")
     assert modules
-    for architecture, ptx in modules.items():
-        kernels = assembled(ptx, architecture, tmp_path)
+    with ThreadPoolExecutor() as threads:  # which wait for ptxas
+        assemblies = [threads.submit(assembled, ptx, a, tmp_path) for a, ptx in modules.items()]
+    for kernels in (assembly.result() for assembly in assemblies):
         assert kernels
         for kernel in kernels:
-            assert code(kernel) == code(shipped[architecture, kernel.name]), kernel.name
+            assert code(kernel) == code(shipped[kernel.architecture, kernel.name]), kernel.name
