@@ -1,5 +1,7 @@
 # CPU kernels for several instruction sets, chosen when the program runs (csrc/cpu/dispatch.cpp).
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+if(DEFINED MYEMB_CPU_ISAS)
+  # "baseline" alone, where compiling less matters more than speed
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(MYEMB_CPU_ISAS baseline avx2 avx512)
 else()
   set(MYEMB_CPU_ISAS baseline)   # NEON is part of the baseline of aarch64

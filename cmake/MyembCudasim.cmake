@@ -28,6 +28,7 @@ Python_add_library(_cudasim MODULE WITH_SOABI
   tests/cudasim/torch/memory.cpp
   tests/cudasim/torch/module.cpp)
 cudasim_cuda_options(_cudasim)
+myemb_precompile(_cudasim <ATen/core/dispatch/Dispatcher.h> <torch/library.h>)
 target_compile_features(_cudasim PRIVATE cuda_std_20)
 target_compile_options(_cudasim PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${MYEMB_CUDA_FLAGS}>")
 list(JOIN _architectures , _architectures)

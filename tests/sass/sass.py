@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -45,6 +45,15 @@ def tool(name: str) -> str:
 
 def output_of(*command: str | Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def lines_of(*command: str | Path) -> Iterator[str]:
+    """While the command still writes: it has a core, and who reads its lines another."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield from process.stdout
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 # ---- GPUs ----------------------------------------------------------------------------------------
@@ -299,8 +308,8 @@ def read_kernels(path: Path) -> list[Kernel]:
     """Returns every kernel in a file, once for each architecture."""
     cuobjdump = tool("cuobjdump")
     kernels: dict[tuple[int, str], Kernel] = {}
-    read_resources(output_of(cuobjdump, "-res-usage", path), kernels)
-    read_instructions(output_of(cuobjdump, "-sass", path), kernels)
+    read_resources(lines_of(cuobjdump, "-res-usage", path), kernels)
+    read_instructions(lines_of(cuobjdump, "-sass", path), kernels)
     found = list(kernels.values())
     if found:
         for kernel, name in zip(found, short_names([k.mangled for k in found]), strict=True):
@@ -308,9 +317,9 @@ def read_kernels(path: Path) -> list[Kernel]:
     return found
 
 
-def read_resources(text: str, kernels: dict[tuple[int, str], Kernel]) -> None:
+def read_resources(lines: Iterable[str], kernels: dict[tuple[int, str], Kernel]) -> None:
     architecture, name = 0, ""
-    for line in text.splitlines():
+    for line in lines:
         if found := re.match(r"arch = sm_(\d+)", line):
             architecture = int(found[1])
         elif found := re.match(r" Function (\S+):", line):
@@ -323,9 +332,9 @@ def read_resources(text: str, kernels: dict[tuple[int, str], Kernel]) -> None:
             name = ""
 
 
-def read_instructions(text: str, kernels: dict[tuple[int, str], Kernel]) -> None:
+def read_instructions(lines: Iterable[str], kernels: dict[tuple[int, str], Kernel]) -> None:
     architecture, kernel, first = 0, None, None
-    for line in text.splitlines():
+    for line in lines:
         if first is not None and kernel is not None and (word := SECOND_WORD.match(line)):
             address, predicate, body = first.groups()
             control = int(word[1], 16) >> 41 & 0x1FFFFF
