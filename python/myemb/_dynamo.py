@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import types
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,14 +36,17 @@ def register() -> None:
 def _substitute_embedding() -> None:
     original = functional.embedding
     # Another function of the same code: this one is traced itself.
-    any_embedding = types.FunctionType(
+    any_embedding: Callable[..., Tensor] = types.FunctionType(
         original.__code__, original.__globals__, argdefs=original.__defaults__
     )
     sharded: tuple[type, ...] = ()
     if torch.distributed.is_available():
-        sharded = (torch.distributed.tensor.DTensor,)
-    lookup, padding_row = torch.ops.myemb.embedding.default, _padding.padding_row
-    isinstance = builtins.isinstance
+        from torch.distributed.tensor import DTensor
+
+        sharded = (DTensor,)
+    lookup: Callable[..., Tensor] = torch.ops.myemb.embedding.default
+    # Not read by name, but held.
+    isinstance, padding_row = builtins.isinstance, _padding.padding_row
 
     @torch.compiler.substitute_in_graph(original)
     def embedding(

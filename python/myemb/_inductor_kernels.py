@@ -108,12 +108,13 @@ class _Kernel(CppTemplate):
         signature = kernel.def_kernel(
             inputs=inputs, outputs={"result": result}, extra_sizevars=[self.rows]
         )
+        rows = kernel.rename_indexing(self.rows)
         fields = {
             "header": self.header().getvalue(),
             "signature": signature,
             "check": kernel.assert_function,
             "lookups": kernel.size(inputs["indices"], 0),
-            "rows": cexpr_index(kernel.rename_indexing(self.rows)),
+            "rows": cexpr_index(rows),  # type: ignore[no-untyped-call]
             "bound": str(self.rows),
             "index": kernel.index(inputs["indices"], ["lookup"]),
         }
