@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["prepare_inductor"]
+__all__ = ["prepare_compiler"]
 
 
-def prepare_inductor() -> None:
-    """Tells Inductor what to make of the operators, before the first is in a graph."""
-    from . import _inductor  # not before: it imports the compiler, which takes seconds
+def prepare_compiler() -> None:
+    """Tells Dynamo and Inductor what to make of the operators, before the first is in a graph."""
+    from . import _dynamo, _inductor  # not before: they import the compiler, which takes seconds
 
     _inductor.register()
+    _dynamo.register()
 
 
 # As torch.compiler.assume_constant_result does, which imports the compiler: Dynamo calls the
 # function when it traces the call, and leaves nothing of it in the graph.
-prepare_inductor._dynamo_marked_constant = True  # type: ignore[attr-defined]
+prepare_compiler._dynamo_marked_constant = True  # type: ignore[attr-defined]

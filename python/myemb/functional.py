@@ -21,7 +21,7 @@ from torch.overrides import (
 )
 
 from . import _C
-from ._compile import prepare_inductor
+from ._compile import prepare_compiler
 from ._features import for_tables
 from ._nested import nested_lookup, refuse_nested_weights, unpack_nested_bags
 from ._padding import padding_row, padding_rows
@@ -81,6 +81,10 @@ def embedding(
         RuntimeError: A dtype or the shape of ``weight`` does not fit.
         AssertionError: ``padding_idx`` is not in ``[-V, V)``.
     """
+    entry = _embedding
+    if is_dynamo_compiling():
+        prepare_compiler()  # it has Dynamo trace later calls in _dynamo.py
+        entry = _graph_embedding
     if has_torch_function_variadic(input, weight):
         return handle_torch_function(
             embedding,
@@ -107,10 +111,6 @@ def embedding(
     if max_norm is not None:
         input = input.contiguous()
         renorm_for_lookup(weight, input, max_norm, norm_type)
-    entry = _embedding
-    if is_dynamo_compiling():
-        prepare_inductor()
-        entry = _graph_embedding
     return entry(weight, input, padding_idx, scale_grad_by_freq, sparse)
 
 
@@ -363,7 +363,7 @@ def embedding_renorm_(
         )
     entry = _embedding_renorm_
     if is_dynamo_compiling():
-        prepare_inductor()
+        prepare_compiler()
         entry = _graph_embedding_renorm_
     return entry(weight, input, max_norm, norm_type)
 

@@ -133,13 +133,54 @@ def test_few_rows_are_part_of_a_kernel(padding_idx: int | None, device: str) -> 
         compiled(torch.full((6, 5), -1), table, scale)
 
 
-def test_many_rows_are_a_call(device: str) -> None:
-    table = torch.nn.Sequential(myemb.nn.Embedding(ROWS, 64), torch.nn.Linear(64, 2))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_bad_index_is_refused(threads: int, device: str) -> None:
+    """By whichever thread: with torch.nn the process ends if there are two."""
+    torch.set_num_threads(threads)
+    compiled = torch.compile(step, fullgraph=True, dynamic=False)
+    table, scale = myemb.nn.Embedding(ROWS, 64), torch.randn(64)
+    rows = torch.randint(ROWS, (8, 50))
     with torch.no_grad():
-        rows = torch.randint(ROWS, (1000,))
-        found, codes = run_and_get_code(torch.compile(table, fullgraph=True), rows)
-        torch.testing.assert_close(found, table(rows))
-    assert any("torch.ops.myemb.embedding.default" in code for code in codes)
+        torch.testing.assert_close(compiled(rows, table, scale), step(rows, table, scale))
+        for bad in (ROWS, -1):
+            rows[7, 49] = bad
+            with pytest.raises(RuntimeError, match="index out of bounds"):
+                compiled(rows, table, scale)
+
+
+def code_of(model: Callable[..., Tensor], *inputs: Tensor) -> str:
+    """What Inductor writes for a model, whose results are checked."""
+    with torch.no_grad():
+        found, (code,) = run_and_get_code(torch.compile(model, fullgraph=True), *inputs)
+        torch.testing.assert_close(found, model(*inputs))
+    return str(code)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("lookups, calls", [(2**16 - 1, False), (2**16, True)])
+def test_rows_that_need_fresh_memory_are_a_call(
+    lookups: int, calls: bool, threads: int, device: str
+) -> None:
+    """16 MiB, unless they are never written."""
+    torch.set_num_threads(threads)
+    table, rows = myemb.nn.Embedding(ROWS, 64), torch.randint(ROWS, (lookups,))
+    linear = torch.nn.Sequential(table, torch.nn.Linear(64, 2))
+    for model in (linear, lambda rows: table(rows).view(-1, 2, 32)):
+        assert ("torch.ops.myemb.embedding.default" in code_of(model, rows)) == calls
+    for model in (lambda rows: table(rows).sum(1), lambda rows: table(rows).relu()):
+        assert "torch.ops.myemb" not in code_of(model, rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.bfloat16])
+def test_tables_of_every_type_are_read_in_a_kernel(dtype: torch.dtype, device: str) -> None:
+    torch.set_num_threads(2)
+    table = torch.randint(2, (ROWS, 64)).to(dtype)
+
+    def model(rows: Tensor) -> Tensor:
+        return myemb.functional.embedding(rows, table)
+
+    assert "torch.ops.myemb" not in code_of(model, torch.randint(ROWS, (40,), dtype=torch.int32))
+    assert "torch.ops.myemb" in code_of(model, torch.randint(ROWS, (40,), dtype=torch.uint8))
 
 
 def test_many_tables_compile_twice_at_most(device: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch._inductor.utils import run_and_get_code
 
 import myemb
@@ -44,15 +45,17 @@ def scaled(table: torch.nn.Embedding, rows: Tensor, scale: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("shape, padding_idx", [((6, 5), None), ((256,), 3)])
+@pytest.mark.parametrize(
+    "shape, padding_idx, width", [((6, 5), None, 64), ((256,), 3, 64), ((2, 1500), 2, 33)]
+)
 def test_few_gradients_are_part_of_a_kernel(
-    shape: tuple[int, ...], padding_idx: int | None, threads: int, device: str
+    shape: tuple[int, ...], padding_idx: int | None, width: int, threads: int, device: str
 ) -> None:
-    """256 rows of 64: far more than Inductor would leave to one thread."""
+    """Of rows with several chunks of lookups, too, and of columns that fill no vector."""
     torch.set_num_threads(threads)
-    table = myemb.nn.Embedding(ROWS, 64, padding_idx=padding_idx)
+    table = myemb.nn.Embedding(ROWS, width, padding_idx=padding_idx)
     rows = torch.randint(4, shape)  # all of them often
-    found, expected, codes = gradients(scaled, table, rows, torch.randn(64))
+    found, expected, codes = gradients(scaled, table, rows, torch.randn(width))
     assert torch.equal(found, expected)
     assert not calls(codes)
     assert padding_idx is None or not found[padding_idx].any()
@@ -81,9 +84,33 @@ def test_what_reads_the_gradient_is_right(device: str) -> None:
     assert not calls(codes)
 
 
-@pytest.mark.parametrize("lookups, rows", [(257, ROWS), (8, 20_000)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_sums_of_16_bits_are_rounded_once(dtype: torch.dtype, device: str) -> None:
+    table = myemb.nn.Embedding(ROWS, 64, dtype=dtype)
+    found, expected, codes = gradients(
+        lambda table, rows: table(rows), table, torch.zeros(600).int()
+    )
+    assert torch.equal(found, expected) and not calls(codes)
+
+
+def test_the_number_of_lookups_may_change(device: str) -> None:
+    table, scale = myemb.nn.Embedding(ROWS, 32), torch.rand(32)
+    batches = [(torch.randint(3, (n,)), torch.rand(n, 32)) for n in (20, 700, 5)]
+
+    def all_gradients(model: Callable[..., Tensor]) -> list[Tensor]:
+        return [
+            torch.autograd.grad(model(table, rows, scale), table.weight, upstream)[0]
+            for rows, upstream in batches
+        ]
+
+    compiled = torch.compile(scaled, fullgraph=True, dynamic=True)
+    found, codes = run_and_get_code(all_gradients, compiled)
+    assert all(map(torch.equal, found, all_gradients(scaled)))
+    assert not calls(codes) and counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("lookups, rows", [(16 * 1024 + 1, ROWS), (8, 2**18)])
 def test_many_gradients_and_large_tables_are_a_call(lookups: int, rows: int, device: str) -> None:
-    """From 257 on, the order has chunks."""
     table = myemb.nn.Embedding(rows, 16)
     inputs = torch.randint(2, (lookups,)), torch.randn(16)
     found, expected, codes = gradients(scaled, table, *inputs)
@@ -91,9 +118,11 @@ def test_many_gradients_and_large_tables_are_a_call(lookups: int, rows: int, dev
     assert calls(codes)
 
 
-def test_a_bad_index_is_refused(device: str) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_bad_index_is_refused(threads: int, device: str) -> None:
     """By the gradient itself: no lookup comes before it."""
-    myemb._compile.prepare_inductor()
+    torch.set_num_threads(threads)
+    myemb._inductor.register()
     backward = torch.ops.myemb.embedding_dense_backward
     compiled = torch.compile(lambda rows, grad: backward(grad.relu(), rows, ROWS), fullgraph=True)
     for bad in (ROWS, -1):
