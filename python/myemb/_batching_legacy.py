@@ -44,11 +44,7 @@ def _kernel(rule: Callable[..., Any]) -> Callable[..., Any]:
             _pytree.tree_unflatten(dims, structure),
             *_pytree.tree_unflatten(physical, structure),
         )
-        return _pytree.tree_map(
-            lambda output, dim: output if dim is None else torch._add_batch_dim(output, dim, _LEVEL),
-            outputs,
-            output_dims,
-        )
+        return _pytree.tree_map(_logical, outputs, output_dims)
 
     return kernel
 
@@ -61,6 +57,11 @@ def _physical(leaf: Any) -> Any:
     if _is_batched(physical):
         raise NotImplementedError("myemb has no rules for batched gradients within another batch")
     return physical
+
+
+def _logical(output: Any, dim: int | None) -> Any:
+    """What a rule has returned as a batched tensor, if it has a batch dimension."""
+    return output if dim is None else torch._add_batch_dim(output, dim, _LEVEL)
 
 
 def _is_batched(leaf: Any) -> bool:
