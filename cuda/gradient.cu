@@ -6,6 +6,8 @@
 #include <cuda/kernels/runs.cuh>
 #include <cuda/kernels/where_max.cuh>
 
+#include <algorithm>
+
 namespace myemb::cuda {
 namespace {
 
@@ -26,7 +28,8 @@ int visit_reader(const GradientSum& args, const void* out, const F& f) {
   return visit(args.rows.dtype, [&]<typename T>(T) {
     return visit_width<T>(args.rows, out, [&]<int N>() {
       if (!args.maxima.words) return f.template operator()<T, N>(reader_of<T, N>(args.rows));
-      constexpr int kMaxColumns = N * sizeof(T) == kAccessBytes ? N : 1;  // fewer kernels
+      constexpr int kMaxColumns =
+          N * sizeof(T) == kAccessBytes ? N : std::min(N, 2);  // fewer kernels
       return f.template operator()<T, kMaxColumns>(
           WhereMax<T, kMaxColumns>{reader_of<T, kMaxColumns>(args.rows), args.maxima});
     });

@@ -89,7 +89,7 @@ def run_reductions(dtype: str, n: int, sums: Expected) -> dict[str, Expected]:
     a = accumulator(dtype)
     wide = n * SIZES[dtype] == 16
     readers = {f"Runs<{a}>, RowReader<{dtype}, {n}>": wide}
-    if wide or n == 1:
+    if wide or n <= 2:
         readers[f"Runs<{a}>, WhereMax<{dtype}, {n}>"] = False
     of_tables = f"AnyRow<{dtype}>" if n == 1 else f"RowReader<{dtype}, {n}>"
     readers[f"TableRuns<{a}>, {of_tables}"] = wide
