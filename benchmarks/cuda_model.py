@@ -18,9 +18,10 @@ for each of four schedulers of an SM, takes at most half the time that memory ta
 needs.
 
 Run ``make bench-cuda-model``. It fails if an operator moves more than 1.10 of the bytes it needs
-forward or 1.25 backward (1.8 for a row-wise optimizer, which reads the gradient twice and counts it
-once), or exceeds `most_issue_time`: half of the time in memory for float32 rows
-of at least 512 bytes, which is what a warp reads at once. Narrower rows and narrower types take as
+forward or 1.25 backward (1.4 in mode max, whose bits are less than the sectors that they are in;
+1.8 for a row-wise optimizer, which reads the gradient twice and counts it once), or exceeds
+`most_issue_time`: half of the time in memory for float32 rows of at least 512 bytes, which is what
+a warp reads at once. Narrower rows and narrower types take as
 many instructions for fewer bytes; how many more is bounded, too, lest it grow. Optimizer rules have
 bounds above these.
 """

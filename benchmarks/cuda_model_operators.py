@@ -17,7 +17,7 @@ ISSUE, ISSUE_16_BITS, ISSUE_NARROW = 0.5, 0.75, 1.65  # issue time over memory t
 ISSUE_RULE, ISSUE_TWICE = 1.4, 2.4  # times that, for a rule, and for one that adds up twice
 # A bit is read of most columns, which takes as many instructions as a value, and those of a few
 # columns are not a sector.
-MARKED, ISSUE_MARKS = 1.45, 2.4
+MARKED, ISSUE_MARKS = 1.40, 1.9
 
 
 # ---- what is looked up ---------------------------------------------------------------------------
