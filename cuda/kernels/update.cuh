@@ -127,7 +127,9 @@ class ApplyRule {
     static constexpr int kRegisters =
         ((1 + Rule::kStates) * N + Rule::kRowWise) * static_cast<int>(sizeof(A) / sizeof(float)) +
         (sizeof(T) == 2 && N == 1);
-    static constexpr int kToSpare = N == 1 || (Rule::kRowWise && sizeof(T) == 2) ? 12 : 16;
+    static constexpr int kToSpare = Rule::kRowWise && sizeof(T) == 8               ? 8
+                                    : N == 1 || (Rule::kRowWise && sizeof(T) == 2) ? 12
+                                                                                   : 16;
     static constexpr int kAtOnce =
         std::clamp(std::min(kToSpare, Table::kRegistersToSpare) / kRegisters, 1, kRows);
     static constexpr int kSmallestGroup = 4;

@@ -55,10 +55,11 @@ def test_library_is_what_is_tested(source: Path, library: list[Kernel], tmp_path
     modules = ptx_modules(OBJECTS / f"{source.name}.o")
     assert modules
     with ThreadPoolExecutor() as threads:  # which wait for ptxas
-        assemblies = [threads.submit(assembled, ptx, a, tmp_path) for a, ptx in modules.items()]
-    for kernels in (assembly.result() for assembly in assemblies):
+        assemblies = {a: threads.submit(assembled, ptx, a, tmp_path) for a, ptx in modules.items()}
+    for architecture, assembly in assemblies.items():
+        kernels = assembly.result()
         assert kernels
         for kernel in kernels:
             ours = code(kernel)
-            compiled = shipped[kernel.architecture, kernel.name]
+            compiled = shipped[architecture, kernel.name]
             assert any(ours == code(each) for each in compiled), kernel.name
