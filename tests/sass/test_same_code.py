@@ -7,7 +7,6 @@ for the library, as far as ptxas translates right.
 
 from __future__ import annotations
 
-import collections
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,9 +48,7 @@ def code(kernel: Kernel) -> list[tuple[str, str, int]]:
 
 @pytest.mark.parametrize("source", sorted(Path(__file__).parents[2].glob("cuda/*.cu")), ids=str)
 def test_library_is_what_is_tested(source: Path, library: list[Kernel], tmp_path: Path) -> None:
-    shipped = collections.defaultdict(list)  # CUB's empty kernel is in each file that uses CUB
-    for kernel in library:
-        shipped[kernel.architecture, kernel.name].append(kernel)
+    shipped = {(kernel.architecture, kernel.name): kernel for kernel in library}
     modules = ptx_modules(OBJECTS / f"{source.name}.o")
     assert modules
     with ThreadPoolExecutor() as threads:  # which wait for ptxas
@@ -60,6 +57,6 @@ def test_library_is_what_is_tested(source: Path, library: list[Kernel], tmp_path
         kernels = assembly.result()
         assert kernels
         for kernel in kernels:
-            ours = code(kernel)
-            compiled = shipped[architecture, kernel.name]
-            assert any(ours == code(each) for each in compiled), kernel.name
+            if "EmptyKernel" in kernel.name:
+                continue  # CUB's, never run: a copy in each file that uses CUB
+            assert code(kernel) == code(shipped[architecture, kernel.name]), kernel.name
