@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// As long as no two ranks are the same number of flags: Row holds the number of lookups, too.
+// Flags to ranks, in place.
 template <typename Row>
 cudaError_t add_up(void* temporary, size_t& bytes, Row* ranks, int64_t count, Stream stream) {
   return cub::DeviceScan::InclusiveSum(temporary, bytes, ranks, ranks, count, stream);

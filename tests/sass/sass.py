@@ -346,6 +346,7 @@ def read_instructions(lines: Iterable[str], kernels: dict[tuple[int, str], Kerne
             first = found
         elif found := re.match(r"\s+Function : (\S+)", line):
             kernel = kernels[architecture, found[1]]
+            kernel.instructions.clear()  # of a copy that another file has brought
         elif found := re.match(r"arch = sm_(\d+)", line):
             architecture, kernel = int(found[1]), None
 
