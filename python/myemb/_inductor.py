@@ -26,16 +26,15 @@ from torch._inductor.lowering import (
 from torch._inductor.utils import parallel_num_threads
 from torch._inductor.virtualized import V, ops
 
-from ._inductor_kernels import add_in_order, checked
+from ._inductor_kernels import add_as_made, add_in_order, checked
 
 _aten = torch.ops.aten
 # Bytes of a result. Up to here malloc has it from an earlier call, and a kernel of Inductor's takes
 # as long as the operator, from 24 MiB on 1.1 to 1.2 times; from 32 MiB on malloc has each from the
 # system, page by page: 2 to 4 times (one thread, 64 columns of fp32; the gradient 2 times).
 _LARGE = 16 * 2**20
-# Lookups. Up to here adding rows one by one takes 0.5 to 1 times what sorting the lookups takes, in
-# tables of 6 KiB to 8 MiB and on one thread, and up to 1.4 times for 16 MiB or on two threads; with
-# four times as many lookups 1 to 1.3 times.
+# Lookups. Up to here threads that share the columns take 0.5 to 1.4 times what sorting the lookups
+# takes, in tables of 6 KiB to 16 MiB; with four times as many lookups 1 to 1.3 times.
 _FEW = 16 * 1024
 _VIEWS = {_aten.view, _aten.reshape, _aten.unsqueeze, _aten.squeeze, _aten.permute, _aten.expand}
 _INDEX_DTYPES = (torch.int32, torch.int64)
@@ -58,26 +57,25 @@ def _lower_embedding(weight: Any, indices: Any, *options: Any, **named_options: 
     """
     if weight.get_dtype().is_complex or indices.get_dtype() not in _INDEX_DTYPES:
         return None
-    embedding = lowerings[_aten.embedding.default]
     if weight.get_device().type != "cpu":
-        return embedding(weight, indices)
+        return lowerings[_aten.embedding.default](weight, indices)
     size = [*indices.get_size(), *weight.get_size()[1:]]
     large = _hint(_product(size) * weight.get_dtype().itemsize) >= _LARGE
     if large and all(map(_is_memory, _readers(V.graph.current_node))):
         return None
     if not _has_threads():
-        return embedding(weight, indices)
+        return _rows(weight, indices, check=True)
     return _rows(weight, _checked(indices, weight.get_size()[0]))
 
 
-def _rows(weight: Any, indices: Any) -> Any:
-    """The rows at indices that are known to be good."""
+def _rows(weight: Any, indices: Any, check: bool = False) -> Any:
+    """The rows at indices, which are known to be good if they are not checked."""
     (rows, width), dimensions = weight.get_size(), len(indices.get_size())
     load_index, load = indices.make_loader(), weight.make_loader()
 
     def element(index: Sequence[Any]) -> Any:
         row = load_index(index[:dimensions])
-        row = ops.indirect_indexing(row, rows, check=False, wrap_neg=False)
+        row = ops.indirect_indexing(row, rows, check=check, wrap_neg=False)
         return load([row, *index[dimensions:]])
 
     return Pointwise.create(
@@ -109,11 +107,13 @@ def _lower_embedding_dense_backward(
         return None
     width, lookups = grad_output.get_size()[-1], _product(size)
     table = num_weights * width * dtype.itemsize
-    if _hint(table) >= _LARGE or _hint(lookups) > _FEW:
+    if _hint(table) >= _LARGE or (_has_threads() and _hint(lookups) > _FEW):
         return None
     reshape = lowerings[_aten.reshape.default]
     rows, indices = reshape(grad_output, [lookups, width]), reshape(indices, [lookups])
-    return to_dtype(add_in_order(rows, indices, num_weights, int(padding_idx)), dtype)
+    if _has_threads():
+        return to_dtype(add_in_order(rows, indices, num_weights, int(padding_idx)), dtype)
+    return to_dtype(add_as_made(rows, indices, num_weights, int(padding_idx)), dtype)
 
 
 def _lower_embedding_renorm_(weight: Any, *arguments: Any, **options: Any) -> Any:

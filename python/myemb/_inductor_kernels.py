@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch._inductor import config, ir
 from torch._inductor.codegen.cpp_template import CppTemplate
 from torch._inductor.codegen.cpp_utils import DTYPE_TO_CPP, cexpr_index
-from torch._inductor.lowering import to_dtype
+from torch._inductor.lowering import lowerings, to_dtype
 from torch._inductor.utils import parallel_num_threads
-from torch._inductor.virtualized import V
+from torch._inductor.virtualized import V, ops
+from torch.utils._sympy.functions import FloorDiv
 
-__all__ = ["add_in_order", "checked"]
+__all__ = ["add_as_made", "add_in_order", "checked"]
 
+_aten = torch.ops.aten
+_CHUNK = 256  # lookups, of docs/numbers.md
 _FEW = 16 * 1024  # elements: one thread is done with them before another one has begun
 
 # Nothing may be thrown where threads share a loop: the process would end.
@@ -29,6 +33,44 @@ extern "C"
 }}
 """
 
+# The first chunk of a row is added up where the row is, later ones in rows behind the table.
+# `result` has the place of each lookup, and then the row that each later chunk belongs to: there
+# may be fewer than places for them, and zeros may be added to any row. Most batches have no row
+# with two chunks, which a few counts, of several rows each, show sooner than one of each row.
+_PLACES = """{header}
+extern "C"
+{signature}
+{{
+    const int64_t lookups = {lookups}, rows = {rows};
+    std::fill_n(result + lookups, lookups / {chunk}, 0);
+    constexpr int64_t few = 4096;
+    uint16_t counts_of_several[few] = {{}};
+    uint16_t most = 0;
+    for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
+        const int64_t row = {index};
+        {check}(0 <= row && row < rows, "index out of bounds: 0 <= index < {bound}");
+        result[lookup] = row;
+        most = std::max(most, ++counts_of_several[row % few]);
+    }}
+    if (most <= {chunk}) return;
+
+    std::vector<uint16_t> counts(rows);  // of lookups in the last chunk
+    std::vector<int64_t> places(rows);  // of the last chunk if it is not the first
+    int64_t* const owners = result + lookups;
+    int64_t later = 0;
+    for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
+        const int64_t row = result[lookup];
+        if (counts[row] == {chunk}) {{
+            places[row] = rows + later;
+            owners[later++] = row;
+            counts[row] = 0;
+        }}
+        ++counts[row];
+        if (places[row]) result[lookup] = places[row];
+    }}
+}}
+"""
+
 # Threads share the columns. Chunks are those of docs/numbers.md: `totals` has the complete ones of
 # rows that are looked up more often.
 _ADD_IN_ORDER = """{header}
@@ -38,7 +80,7 @@ extern "C"
     using Sum = {dtype};
     // Inductor's compiler makes no vectors of loops.
     typedef Sum Line __attribute__((vector_size(64), aligned(sizeof(Sum)), may_alias));
-    constexpr int64_t chunk = 256, line = sizeof(Line) / sizeof(Sum);
+    constexpr int64_t chunk = {chunk}, line = sizeof(Line) / sizeof(Sum);
     const int64_t lookups = {lookups}, rows = {rows}, columns = {columns};
     for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
         const int64_t row = {index};
@@ -117,6 +159,7 @@ class _Kernel(CppTemplate):
             "rows": cexpr_index(rows),  # type: ignore[no-untyped-call]
             "bound": str(self.rows),
             "index": kernel.index(inputs["indices"], ["lookup"]),
+            "chunk": str(_CHUNK),
         }
         return self.text.format(**fields, **self.more_fields(kernel, inputs, result))
 
@@ -162,9 +205,58 @@ def add_in_order(gradient: Any, indices: Any, num_weights: Any, padding_idx: int
 
     In float32, or in float64 for float64.
     """
-    double = gradient.get_dtype() == torch.float64
-    dtype = torch.float64 if double else torch.float32
+    dtype = _sum_dtype(gradient)
     layout = ir.FixedLayout(torch.device("cpu"), dtype, [num_weights, gradient.get_size()[1]])
     gradient = ir.ExternKernel.require_contiguous(to_dtype(gradient, dtype))
     inputs = {"indices": indices, "gradient": gradient}
     return _AddInOrder(padding_idx, _ADD_IN_ORDER, inputs, num_weights, layout).output()
+
+
+def add_as_made(gradient: Any, indices: Any, num_weights: Any, padding_idx: int) -> Any:
+    """What `add_in_order` gives, on one thread and in the loop that makes the gradient."""
+    lookups, width = gradient.get_size()
+    dtype, device = _sum_dtype(gradient), torch.device("cpu")
+    gradient = to_dtype(gradient, dtype)
+    if padding_idx >= 0:
+        is_padding = lowerings[_aten.eq.Scalar](indices, padding_idx)
+        is_padding = lowerings[_aten.unsqueeze.default](is_padding, 1)
+        gradient = lowerings[_aten.where.self](is_padding, 0, gradient)
+    full, part = lowerings[_aten.full.default], lowerings[_aten.slice.Tensor]
+    if V.graph.sizevars.statically_known_leq(lookups, _CHUNK):
+        sums = full([num_weights, width], 0, dtype=dtype, device=device)
+        _add_rows(gradient, indices, sums, check=True)
+        return sums
+    later = FloorDiv(lookups, _CHUNK)
+    layout = ir.FixedLayout(device, torch.int64, [lookups + later])
+    places = _Kernel(_PLACES, {"indices": indices}, num_weights, layout).output()
+    sums = full([num_weights + later, width], 0, dtype=dtype, device=device)
+    _add_rows(gradient, part(places, 0, 0, lookups), sums)
+    _add_rows(part(sums, 0, num_weights), part(places, 0, lookups), sums)
+    return part(sums, 0, 0, num_weights)
+
+
+def _add_rows(rows: Any, places: Any, sums: Any, check: bool = False) -> None:
+    """Adds each row to the one of the sums at its place, one after the other."""
+    sums.realize()
+    load_place, bound = places.make_loader(), sums.get_size()[0]
+
+    def place(index: Sequence[Any]) -> Sequence[Any]:
+        row = ops.indirect_indexing(load_place(index[:1]), bound, check=check, wrap_neg=False)
+        return [row, index[1]]
+
+    addition = ir.Scatter(
+        device=sums.get_device(),
+        dtype=sums.get_dtype(),
+        inner_fn=rows.make_loader(),
+        ranges=rows.get_size(),
+        output_indexer=place,
+        scatter_mode="atomic_add",  # on one thread it is not atomic
+    )
+    layout = ir.MutationLayoutSHOULDREMOVE(sums)
+    buffer = ir.ComputedBuffer(name=None, layout=layout, data=addition)
+    buffer.name = V.graph.register_buffer(buffer)
+    V.graph.register_operation(buffer)
+
+
+def _sum_dtype(gradient: Any) -> torch.dtype:
+    return torch.float64 if gradient.get_dtype() == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""The dense gradient of few lookups under Inductor: no call, and the bits of the plain model."""
+"""The dense gradient of lookups under Inductor: no call, and the bits of the plain model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def scaled(table: torch.nn.Embedding, rows: Tensor, scale: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    "shape, padding_idx, width", [((6, 5), None, 64), ((256,), 3, 64), ((2, 1500), 2, 33)]
+    "shape, padding_idx, width",
+    [((6, 5), None, 64), ((256,), 3, 64), ((2, 1500), 2, 33), ((5000,), None, 1)],
 )
 def test_few_gradients_are_part_of_a_kernel(
     shape: tuple[int, ...], padding_idx: int | None, width: int, threads: int, device: str
@@ -59,6 +60,29 @@ def test_few_gradients_are_part_of_a_kernel(
     assert torch.equal(found, expected)
     assert not calls(codes)
     assert padding_idx is None or not found[padding_idx].any()
+
+
+def test_one_thread_adds_any_number_of_gradients_as_they_are_made(device: str) -> None:
+    """In the order of the lookups, whichever order the gradient has in memory."""
+    torch.set_num_threads(1)
+
+    def model(table: torch.nn.Embedding, rows: Tensor, other: Tensor) -> Tensor:
+        return (table(rows) * other.permute(2, 1, 0)).permute(2, 1, 0).contiguous()
+
+    table, rows = myemb.nn.Embedding(ROWS, 24), torch.randint(ROWS, (40, 500)).square() % ROWS
+    found, expected, codes = gradients(model, table, rows, torch.randn(24, 500, 40))
+    assert torch.equal(found, expected)
+    assert not calls(codes)
+
+
+def test_a_row_of_padding_has_no_gradient_of_nan(device: str) -> None:
+    torch.set_num_threads(1)
+    table = myemb.nn.Embedding(ROWS, 8, padding_idx=1)
+    scale = torch.where(torch.arange(600) < 300, torch.nan, 1.0)[:, None]
+    found, expected, _ = gradients(
+        lambda table, rows, scale: table(rows) * scale, table, torch.arange(600) // 300 + 1, scale
+    )
+    assert torch.equal(found[2], expected[2]) and not found[1].any()
 
 
 def test_a_loop_of_something_longer_does_not_share_them(device: str) -> None:
@@ -84,8 +108,10 @@ def test_what_reads_the_gradient_is_right(device: str) -> None:
     assert not calls(codes)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_sums_of_16_bits_are_rounded_once(dtype: torch.dtype, device: str) -> None:
+def test_sums_of_16_bits_are_rounded_once(dtype: torch.dtype, threads: int, device: str) -> None:
+    torch.set_num_threads(threads)
     table = myemb.nn.Embedding(ROWS, 64, dtype=dtype)
     found, expected, codes = gradients(
         lambda table, rows: table(rows), table, torch.zeros(600).int()
@@ -93,7 +119,9 @@ def test_sums_of_16_bits_are_rounded_once(dtype: torch.dtype, device: str) -> No
     assert torch.equal(found, expected) and not calls(codes)
 
 
-def test_the_number_of_lookups_may_change(device: str) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_lookups_may_change(threads: int, device: str) -> None:
+    torch.set_num_threads(threads)
     table, scale = myemb.nn.Embedding(ROWS, 32), torch.rand(32)
     batches = [(torch.randint(3, (n,)), torch.rand(n, 32)) for n in (20, 700, 5)]
 
