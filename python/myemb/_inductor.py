@@ -33,9 +33,10 @@ _aten = torch.ops.aten
 # as long as the operator, from 24 MiB on 1.1 to 1.2 times; from 32 MiB on malloc has each from the
 # system, page by page: 2 to 4 times (one thread, 64 columns of fp32; the gradient 2 times).
 _LARGE = 16 * 2**20
-# Lookups. Up to here threads that share the columns take 0.5 to 1.4 times what sorting the lookups
-# takes, in tables of 6 KiB to 16 MiB; with four times as many lookups 1 to 1.3 times.
-_FEW = 16 * 1024
+# Lookups. Up to here threads that share a gradient take 0.5 to 1.4 times what sorting the lookups
+# takes, in tables of 6 KiB to 16 MiB; with four times as many 1 to 1.3 times. Of one column 0.5 to
+# 0.7 times with sixteen times as many.
+_FEW, _FEW_ELEMENTS = 16 * 1024, 256 * 1024
 _VIEWS = {_aten.view, _aten.reshape, _aten.unsqueeze, _aten.squeeze, _aten.permute, _aten.expand}
 _INDEX_DTYPES = (torch.int32, torch.int64)
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -107,7 +108,8 @@ def _lower_embedding_dense_backward(
         return None
     width, lookups = grad_output.get_size()[-1], _product(size)
     table = num_weights * width * dtype.itemsize
-    if _hint(table) >= _LARGE or (_has_threads() and _hint(lookups) > _FEW):
+    many = _hint(lookups) > _FEW and _hint(lookups * width) > _FEW_ELEMENTS
+    if _hint(table) >= _LARGE or (many and _has_threads()):
         return None
     reshape = lowerings[_aten.reshape.default]
     rows, indices = reshape(grad_output, [lookups, width]), reshape(indices, [lookups])

@@ -33,59 +33,65 @@ extern "C"
 }}
 """
 
-# The first chunk of a row is added up where the row is, later ones in rows behind the table.
-# `result` has the place of each lookup, and then the row that each later chunk belongs to: there
-# may be fewer than places for them, and zeros may be added to any row. Most batches have no row
-# with two chunks, which a few counts, of several rows each, show sooner than one of each row.
-_PLACES = """{header}
-extern "C"
-{signature}
-{{
-    const int64_t lookups = {lookups}, rows = {rows};
-    std::fill_n(result + lookups, lookups / {chunk}, 0);
-    constexpr int64_t few = 4096;
+# The first chunk of a row (docs/numbers.md) is added up where the row is, later ones in rows behind
+# the table, and gradients of padding behind these. `places` has the place of each lookup, and then
+# the row that each later chunk belongs to: there may be fewer than places for them, and zeros may
+# be added to any row. Most batches have no row with two chunks, which a few counts, of several rows
+# each, show sooner than one of each row.
+_FIND_PLACES = """
+    constexpr int64_t chunk = {chunk}, few = 4096;
+    const int64_t lookups = {lookups}, rows = {rows}, later = lookups / chunk;
+    {places}
+    std::fill_n(places + lookups, later, 0);
     uint16_t counts_of_several[few] = {{}};
     uint16_t most = 0;
     for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
         const int64_t row = {index};
         {check}(0 <= row && row < rows, "index out of bounds: 0 <= index < {bound}");
-        result[lookup] = row;
-        most = std::max(most, ++counts_of_several[row % few]);
+        const bool is_padding = row == {padding_idx};
+        places[lookup] = is_padding ? rows + later : row;
+        most = std::max(most, counts_of_several[row % few] += !is_padding);
     }}
-    if (most <= {chunk}) return;
-
-    std::vector<uint16_t> counts(rows);  // of lookups in the last chunk
-    std::vector<int64_t> places(rows);  // of the last chunk if it is not the first
-    int64_t* const owners = result + lookups;
-    int64_t later = 0;
-    for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
-        const int64_t row = result[lookup];
-        if (counts[row] == {chunk}) {{
-            places[row] = rows + later;
-            owners[later++] = row;
-            counts[row] = 0;
+    if (most > chunk) {{
+        std::vector<uint16_t> counts(rows);  // of lookups in the last chunk
+        std::vector<int64_t> last(rows);  // place of the last chunk if it is not the first
+        int64_t found = 0;
+        for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
+            const int64_t row = places[lookup];
+            if (row >= rows) continue;
+            if (counts[row] == chunk) {{
+                last[row] = rows + found;
+                places[lookups + found++] = row;
+                counts[row] = 0;
+            }}
+            ++counts[row];
+            if (last[row]) places[lookup] = last[row];
         }}
-        ++counts[row];
-        if (places[row]) result[lookup] = places[row];
     }}
-}}
 """
-
-# Threads share the columns. Chunks are those of docs/numbers.md: `totals` has the complete ones of
-# rows that are looked up more often.
-_ADD_IN_ORDER = """{header}
+_PLACES = (
+    """{header}
 extern "C"
 {signature}
-{{
+{{"""
+    + _FIND_PLACES
+    + """}}
+"""
+)
+
+# Threads share the columns, or where these are few the places.
+_ADD_IN_ORDER = (
+    """{header}
+extern "C"
+{signature}
+{{"""
+    + _FIND_PLACES
+    + """
     using Sum = {dtype};
     // Inductor's compiler makes no vectors of loops.
     typedef Sum Line __attribute__((vector_size(64), aligned(sizeof(Sum)), may_alias));
-    constexpr int64_t chunk = {chunk}, line = sizeof(Line) / sizeof(Sum);
-    const int64_t lookups = {lookups}, rows = {rows}, columns = {columns};
-    for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
-        const int64_t row = {index};
-        {check}(0 <= row && row < rows, "index out of bounds: 0 <= index < {bound}");
-    }}
+    constexpr int64_t line = sizeof(Line) / sizeof(Sum);
+    const int64_t columns = {columns}, all_places = {all_places};
     const auto add = [](Sum* sums, const Sum* row, int64_t width) {{
         int64_t column = 0;
         for (; column + line <= width; column += line) {{
@@ -94,45 +100,54 @@ extern "C"
         for (; column < width; ++column) sums[column] += row[column];
     }};
     const auto add_columns = [=](int64_t first, int64_t last) {{
-        const int64_t width = last - first;
-        std::vector<int32_t> counts(lookups > chunk ? rows : 0);
-        std::vector<Sum> totals;
         for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
-            const int64_t row = {index};
-            if (row == {padding_idx}) continue;
-            Sum* const sums = result + row * columns + first;
-            if (lookups > chunk && ++counts[row] > chunk && counts[row] % chunk == 1) {{
-                totals.resize(rows * width);
-                add(&totals[row * width], sums, width);
-                std::fill_n(sums, width, Sum(0));
-            }}
-            add(sums, &{gradient} + first, width);
-        }}
-        for (int64_t row = 0; row < rows && !totals.empty(); ++row) {{
-            if (counts[row] <= chunk) continue;
-            add(result + row * columns + first, &totals[row * width], width);
+            Sum* const sums = result + places[lookup] * columns;
+            add(sums + first, &{gradient} + first, last - first);
         }}
     }};
     const int64_t lines = (columns + line - 1) / line;
-    const int64_t threads = std::min<int64_t>({threads}, lines);
-    if (threads == 1 || (rows + lookups) * columns < {few}) {{
-        std::fill_n(result, rows * columns, Sum(0));
-        return add_columns(0, columns);
+    const int64_t neighbours = line * std::max<int64_t>(1, 4 / lines);
+    const auto add_places = [=](uint64_t part, uint64_t parts) {{
+        std::vector<int64_t> own(lookups + 1);
+        int64_t count = 0;
+        for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
+            // Neighbours share lines of the cache. The constant, 2^32 / 1.618, spreads the others.
+            const uint32_t mixed = static_cast<uint32_t>(places[lookup] / neighbours) * 0x9E3779B9u;
+            own[count] = lookup;
+            count += mixed * parts >> 32 == part;  // No branch: half of them would be mispredicted.
+        }}
+        for (int64_t each = 0; each < count; ++each) {{
+            const int64_t lookup = own[each];
+            add(result + places[lookup] * columns, &{gradient}, columns);
+        }}
+    }};
+    const int64_t threads = {threads}, size = all_places * columns;
+    if (threads == 1 || size + lookups * columns < {few}) {{
+        std::fill_n(result, size, Sum(0));
+        add_columns(0, columns);
+    }} else {{
+        #pragma omp parallel num_threads(threads)
+        {{
+            #pragma omp for
+            for (int64_t part = 0; part < threads; ++part) {{
+                const int64_t first = size * part / threads, last = size * (part + 1) / threads;
+                std::fill(result + first, result + last, Sum(0));
+            }}
+            #pragma omp for
+            for (int64_t part = 0; part < threads; ++part) {{
+                const int64_t first = lines * part / threads, last = lines * (part + 1) / threads;
+                if (lines < threads) add_places(part, threads);
+                else add_columns(first * line, std::min(last * line, columns));
+            }}
+        }}
     }}
-    #pragma omp parallel num_threads(threads)
-    {{
-        #pragma omp for
-        for (int64_t row = 0; row < rows; ++row) {{
-            std::fill_n(result + row * columns, columns, Sum(0));
-        }}
-        #pragma omp for
-        for (int64_t part = 0; part < threads; ++part) {{
-            const auto border = [=](int64_t part) {{ return lines * part / threads * line; }};
-            add_columns(border(part), std::min(border(part + 1), columns));
-        }}
+    for (int64_t chunk = 0; chunk < later; ++chunk) {{
+        Sum* const sums = result + places[lookups + chunk] * columns;
+        add(sums, result + (rows + chunk) * columns, columns);
     }}
 }}
 """
+)
 
 
 class _Kernel(CppTemplate):
@@ -159,7 +174,6 @@ class _Kernel(CppTemplate):
             "rows": cexpr_index(rows),  # type: ignore[no-untyped-call]
             "bound": str(self.rows),
             "index": kernel.index(inputs["indices"], ["lookup"]),
-            "chunk": str(_CHUNK),
         }
         return self.text.format(**fields, **self.more_fields(kernel, inputs, result))
 
@@ -176,19 +190,31 @@ class _Kernel(CppTemplate):
         return result
 
 
-class _AddInOrder(_Kernel):
+class _Places(_Kernel):
     def __init__(self, padding_idx: int, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.padding_idx = padding_idx
 
     def more_fields(self, kernel: Any, inputs: dict[str, Any], result: Any) -> dict[str, str]:
+        """Of lookups and chunks."""
+        return {
+            "chunk": str(_CHUNK),
+            "padding_idx": str(self.padding_idx),
+            "places": "int64_t* const places = result;",
+        }
+
+
+class _AddInOrder(_Places):
+    def more_fields(self, kernel: Any, inputs: dict[str, Any], result: Any) -> dict[str, str]:
         """Of the sums."""
         dynamic = config.cpp.dynamic_threads
-        return {
+        return super().more_fields(kernel, inputs, result) | {
+            "places": "std::vector<int64_t> found_places(lookups + later);\n"
+            "    int64_t* const places = found_places.data();",
             "dtype": DTYPE_TO_CPP[self.layout.dtype],
+            "all_places": kernel.size(result, 0),
             "columns": kernel.size(result, 1),
             "gradient": kernel.index(inputs["gradient"], ["lookup", 0]),
-            "padding_idx": str(self.padding_idx),
             "few": str(_FEW),
             "threads": "omp_get_max_threads()" if dynamic else str(parallel_num_threads()),
         }
@@ -205,34 +231,48 @@ def add_in_order(gradient: Any, indices: Any, num_weights: Any, padding_idx: int
 
     In float32, or in float64 for float64.
     """
-    dtype = _sum_dtype(gradient)
-    layout = ir.FixedLayout(torch.device("cpu"), dtype, [num_weights, gradient.get_size()[1]])
-    gradient = ir.ExternKernel.require_contiguous(to_dtype(gradient, dtype))
+    layout = _sums_layout(gradient, num_weights, padding_idx)
+    gradient = ir.ExternKernel.require_contiguous(to_dtype(gradient, layout.dtype))
     inputs = {"indices": indices, "gradient": gradient}
-    return _AddInOrder(padding_idx, _ADD_IN_ORDER, inputs, num_weights, layout).output()
+    sums = _AddInOrder(padding_idx, _ADD_IN_ORDER, inputs, num_weights, layout).output()
+    return lowerings[_aten.slice.Tensor](sums, 0, 0, num_weights)
 
 
 def add_as_made(gradient: Any, indices: Any, num_weights: Any, padding_idx: int) -> Any:
     """What `add_in_order` gives, on one thread and in the loop that makes the gradient."""
-    lookups, width = gradient.get_size()
-    dtype, device = _sum_dtype(gradient), torch.device("cpu")
-    gradient = to_dtype(gradient, dtype)
-    if padding_idx >= 0:
-        is_padding = lowerings[_aten.eq.Scalar](indices, padding_idx)
-        is_padding = lowerings[_aten.unsqueeze.default](is_padding, 1)
-        gradient = lowerings[_aten.where.self](is_padding, 0, gradient)
     full, part = lowerings[_aten.full.default], lowerings[_aten.slice.Tensor]
-    if V.graph.sizevars.statically_known_leq(lookups, _CHUNK):
-        sums = full([num_weights, width], 0, dtype=dtype, device=device)
-        _add_rows(gradient, indices, sums, check=True)
-        return sums
-    later = FloorDiv(lookups, _CHUNK)
-    layout = ir.FixedLayout(device, torch.int64, [lookups + later])
-    places = _Kernel(_PLACES, {"indices": indices}, num_weights, layout).output()
-    sums = full([num_weights + later, width], 0, dtype=dtype, device=device)
-    _add_rows(gradient, part(places, 0, 0, lookups), sums)
-    _add_rows(part(sums, 0, num_weights), part(places, 0, lookups), sums)
+    layout = _sums_layout(gradient, num_weights, padding_idx)
+    gradient = to_dtype(gradient, layout.dtype)
+    lookups = gradient.get_size()[0]
+    later = _later(lookups)
+    check = padding_idx < 0 and later == 0
+    if check:
+        places = indices
+    else:
+        places = ir.FixedLayout(layout.device, torch.int64, [lookups + later])
+        inputs = {"indices": indices}
+        places = _Places(padding_idx, _PLACES, inputs, num_weights, places).output()
+    sums = full(layout.size, 0, dtype=layout.dtype, device=layout.device)
+    _add_rows(gradient, part(places, 0, 0, lookups), sums, check)
+    if later != 0:
+        chunks = part(sums, 0, num_weights, num_weights + later)
+        _add_rows(chunks, part(places, 0, lookups, lookups + later), sums)
     return part(sums, 0, 0, num_weights)
+
+
+def _sums_layout(gradient: Any, num_weights: Any, padding_idx: int) -> Any:
+    """Of the table and the places behind it."""
+    dtype = torch.float64 if gradient.get_dtype() == torch.float64 else torch.float32
+    lookups, width = gradient.get_size()
+    places = num_weights + _later(lookups) + int(padding_idx >= 0)
+    return ir.FixedLayout(torch.device("cpu"), dtype, [places, width])
+
+
+def _later(lookups: Any) -> Any:
+    """The number of places for chunks but the first."""
+    if V.graph.sizevars.statically_known_leq(lookups, _CHUNK - 1):
+        return 0
+    return FloorDiv(lookups, _CHUNK)
 
 
 def _add_rows(rows: Any, places: Any, sums: Any, check: bool = False) -> None:
@@ -256,7 +296,3 @@ def _add_rows(rows: Any, places: Any, sums: Any, check: bool = False) -> None:
     buffer = ir.ComputedBuffer(name=None, layout=layout, data=addition)
     buffer.name = V.graph.register_buffer(buffer)
     V.graph.register_operation(buffer)
-
-
-def _sum_dtype(gradient: Any) -> torch.dtype:
-    return torch.float64 if gradient.get_dtype() == torch.float64 else torch.float32

@@ -47,7 +47,13 @@ def scaled(table: torch.nn.Embedding, rows: Tensor, scale: Tensor) -> Tensor:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "shape, padding_idx, width",
-    [((6, 5), None, 64), ((256,), 3, 64), ((2, 1500), 2, 33), ((5000,), None, 1)],
+    [
+        ((6, 5), None, 64),
+        ((256,), 3, 64),
+        ((2, 1500), 2, 33),
+        ((5000,), None, 1),
+        ((20_000,), 2, 3),
+    ],
 )
 def test_few_gradients_are_part_of_a_kernel(
     shape: tuple[int, ...], padding_idx: int | None, width: int, threads: int, device: str
