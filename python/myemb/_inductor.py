@@ -26,7 +26,7 @@ from torch._inductor.lowering import (
 from torch._inductor.utils import parallel_num_threads
 from torch._inductor.virtualized import V, ops
 
-from ._inductor_kernels import add_as_made, add_in_order, checked
+from ._inductor_kernels import add_as_made, add_in_order, check
 
 _aten = torch.ops.aten
 # Bytes of a result. Up to here malloc has it from an earlier call, and a kernel of Inductor's takes
@@ -64,33 +64,30 @@ def _lower_embedding(weight: Any, indices: Any, *options: Any, **named_options: 
     large = _hint(_product(size) * weight.get_dtype().itemsize) >= _LARGE
     if large and all(map(_is_memory, _readers(V.graph.current_node))):
         return None
-    if not _has_threads():
-        return _rows(weight, indices, check=True)
-    return _rows(weight, _checked(indices, weight.get_size()[0]))
+    return _rows(weight, indices)
 
 
-def _rows(weight: Any, indices: Any, check: bool = False) -> Any:
-    """The rows at indices, which are known to be good if they are not checked."""
-    (rows, width), dimensions = weight.get_size(), len(indices.get_size())
+def _rows(weight: Any, indices: Any) -> Any:
+    """The rows, or an error for a bad index: before any loop that threads share."""
+    (rows, width), size, shared = weight.get_size(), indices.get_size(), _has_threads()
     load_index, load = indices.make_loader(), weight.make_loader()
+    if shared:
+        flat = lowerings[_aten.reshape.default](indices, [_product(size)])
+        load_zero = check(flat, rows).make_loader()
 
     def element(index: Sequence[Any]) -> Any:
-        row = load_index(index[:dimensions])
-        row = ops.indirect_indexing(row, rows, check=check, wrap_neg=False)
-        return load([row, *index[dimensions:]])
+        row = load_index(index[: len(size)])
+        if shared:
+            row = ops.add(ops.to_dtype(row, torch.int64), load_zero([0]))
+        row = ops.indirect_indexing(row, rows, check=not shared, wrap_neg=False)
+        return load([row, *index[len(size) :]])
 
     return Pointwise.create(
         device=weight.get_device(),
         dtype=weight.get_dtype(),
         inner_fn=element,
-        ranges=[*indices.get_size(), width],
+        ranges=[*size, width],
     )
-
-
-def _checked(indices: Any, num_weights: Any) -> Any:
-    """Good indices, or an error before any loop that threads share: one in it ends the process."""
-    reshape, size = lowerings[_aten.reshape.default], indices.get_size()
-    return reshape(checked(reshape(indices, [_product(size)]), num_weights), size)
 
 
 def _lower_embedding_dense_backward(

@@ -14,22 +14,36 @@ from torch._inductor.utils import parallel_num_threads
 from torch._inductor.virtualized import V, ops
 from torch.utils._sympy.functions import FloorDiv
 
-__all__ = ["add_as_made", "add_in_order", "checked"]
+__all__ = ["add_as_made", "add_in_order", "check"]
 
 _aten = torch.ops.aten
 _CHUNK = 256  # lookups, of docs/numbers.md
 _FEW = 16 * 1024  # elements: one thread is done with them before another one has begun
 
-# Nothing may be thrown where threads share a loop: the process would end.
-_CHECKED = """{header}
+# Nothing may be thrown where threads share a loop: the process would end. A negative index is the
+# largest of unsigned numbers.
+_CHECK = """{header}
 extern "C"
 {signature}
 {{
-    for (int64_t lookup = 0; lookup < {lookups}; ++lookup) {{
-        const int64_t row = {index};
-        {check}(0 <= row && row < {rows}, "index out of bounds: 0 <= index < {bound}");
-        {result} = row;
+    using Index = {dtype};
+    using Number = std::make_unsigned_t<Index>;
+    typedef Number Line __attribute__((vector_size(64), aligned(sizeof(Number)), may_alias));
+    constexpr int64_t line = sizeof(Line) / sizeof(Number);
+    const int64_t lookups = {lookups};
+    int64_t lookup = 0;
+    Line largest = {{}};
+    for (; lookup + line <= lookups; lookup += line) {{
+        const Line each = *reinterpret_cast<const Line*>(&{index});
+        largest = each > largest ? each : largest;
     }}
+    Number most = 0;
+    for (int64_t lane = 0; lane < line; ++lane) most = std::max<Number>(most, largest[lane]);
+    for (; lookup < lookups; ++lookup) most = std::max(most, static_cast<Number>({index}));
+    const int64_t row = static_cast<Index>(most);
+    const bool good = lookups == 0 || (0 <= row && row < {rows});
+    {check}(good, "index out of bounds: 0 <= index < {bound}");
+    result[0] = 0;
 }}
 """
 
@@ -179,7 +193,7 @@ class _Kernel(CppTemplate):
 
     def more_fields(self, kernel: Any, inputs: dict[str, Any], result: Any) -> dict[str, str]:
         """What a text has besides."""
-        return {"result": kernel.index(result, ["lookup"])}
+        raise NotImplementedError
 
     def output(self) -> Any:
         """The result as an input of other nodes."""
@@ -220,10 +234,20 @@ class _AddInOrder(_Places):
         }
 
 
-def checked(indices: Any, num_weights: Any) -> Any:
-    """The indices (N,) as int64, each of which is in a table of ``num_weights`` rows."""
-    layout = ir.FixedLayout(torch.device("cpu"), torch.int64, indices.get_size())
-    return _Kernel(_CHECKED, {"indices": indices}, num_weights, layout).output()
+class _Check(_Kernel):
+    def more_fields(self, kernel: Any, inputs: dict[str, Any], result: Any) -> dict[str, str]:
+        """Of the indices."""
+        return {"dtype": DTYPE_TO_CPP[inputs["indices"].get_dtype()]}
+
+
+def check(indices: Any, num_weights: Any) -> Any:
+    """0 as an int64 (1,), if each of the indices (N,) is in a table of ``num_weights`` rows.
+
+    To be added to them: what reads the sum comes after the check.
+    """
+    layout = ir.FixedLayout(torch.device("cpu"), torch.int64, [1])
+    inputs = {"indices": ir.ExternKernel.require_contiguous(indices)}
+    return _Check(_CHECK, inputs, num_weights, layout).output()
 
 
 def add_in_order(gradient: Any, indices: Any, num_weights: Any, padding_idx: int) -> Any:

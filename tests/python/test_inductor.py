@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -133,17 +134,19 @@ def test_few_rows_are_part_of_a_kernel(padding_idx: int | None, device: str) -> 
         compiled(torch.full((6, 5), -1), table, scale)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_bad_index_is_refused(threads: int, device: str) -> None:
+def test_a_bad_index_is_refused(threads: int, dtype: torch.dtype, device: str) -> None:
     """By whichever thread: with torch.nn the process ends if there are two."""
     torch.set_num_threads(threads)
     compiled = torch.compile(step, fullgraph=True, dynamic=False)
     table, scale = myemb.nn.Embedding(ROWS, 64), torch.randn(64)
-    rows = torch.randint(ROWS, (8, 50))
+    good = torch.randint(ROWS, (50, 9), dtype=dtype).t()
     with torch.no_grad():
-        torch.testing.assert_close(compiled(rows, table, scale), step(rows, table, scale))
-        for bad in (ROWS, -1):
-            rows[7, 49] = bad
+        torch.testing.assert_close(compiled(good, table, scale), step(good, table, scale))
+        for bad, place in itertools.product((ROWS, -1), ((0, 0), (8, 49))):
+            rows = good.clone()
+            rows[place] = bad
             with pytest.raises(RuntimeError, match="index out of bounds"):
                 compiled(rows, table, scale)
 
