@@ -248,14 +248,22 @@ def skewed() -> Iterator[Case]:
 
 def compiled() -> Iterator[Case]:
     """Models under torch.compile, small enough for overheads to show and large."""
-    for rows, width, lookups in ((1000, 64, 32), (30_000, 256, K), (100_000, 64, 16 * K)):
-        for model in ("point", "linear", "norm", "bag"):
-            for train in (False, True):
-                bags = max(1, lookups // 16) if model == "bag" else 0
-                shape = Shape(rows, width, lookups, bags)
-                name = f"compiled {model} {'train ' if train else ''}{named(shape)}"
-                quick = model == "point" and lookups == 32
-                yield Case("compiled", name, Compiled(model, train), shape, quick=quick)
+    quick = ("point", 32)
+    large = ((1000, 64, 32), (30_000, 256, K), (100_000, 64, 16 * K))
+    works = [
+        (model, train, shape)
+        for shape in large
+        for model in ("point", "linear", "norm", "bag")
+        for train in (False, True)
+    ]
+    # Tables in the caches, and gradients that Inductor makes in the loop that adds them.
+    cached = ((1000, 64, K), (30_000, 64, 16 * K), (1000, 64, 64 * K), (30_000, 8, 16 * K))
+    works += [("scale", True, shape) for shape in (*cached, (65_000, 1, 16 * K))]
+    for model, train, (rows, width, lookups) in works:
+        shape = Shape(rows, width, lookups, max(1, lookups // 16) if model == "bag" else 0)
+        name = f"compiled {model} {'train ' if train else ''}{named(shape)}"
+        work = Compiled(model, train)
+        yield Case("compiled", name, work, shape, quick=(model, lookups) == quick)
 
 
 def huge_pages() -> Iterator[Case]:

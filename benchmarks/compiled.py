@@ -16,8 +16,9 @@ class Compiled(Work):
     """A compiled model.
 
     Attributes:
-        model: ``"point"`` (a bias and a relu on the rows), ``"linear"`` (a product with a matrix),
-            ``"norm"`` (``max_norm`` and a relu) or ``"bag"`` (means, and a product).
+        model: ``"point"`` (a bias and a relu on the rows), ``"scale"`` (a product with a vector),
+            ``"linear"`` (one with a matrix), ``"norm"`` (``max_norm`` and a relu) or ``"bag"``
+            (means, and a product with a matrix).
         train: With backward. The gradient of the table is compared then.
     """
 
@@ -36,6 +37,8 @@ class Compiled(Work):
                 return functional.embedding_bag(indices, weight, offsets, mode="mean") @ matrix
             norm: dict[str, Any] = {"max_norm": 1.0} if self.model == "norm" else {}
             rows = functional.embedding(indices, weight, **norm)
+            if self.model == "scale":
+                return rows * bias
             return rows @ matrix if self.model == "linear" else (rows + bias).relu()
 
         # What is compiled goes with the code object: the engines must not share it.

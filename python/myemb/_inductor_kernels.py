@@ -119,7 +119,7 @@ extern "C"
             add(sums + first, &{gradient} + first, last - first);
         }}
     }};
-    const int64_t lines = (columns + line - 1) / line;
+    const int64_t lines = std::max<int64_t>(1, (columns + line - 1) / line);
     const int64_t neighbours = line * std::max<int64_t>(1, 4 / lines);
     const auto add_places = [=](uint64_t part, uint64_t parts) {{
         std::vector<int64_t> own(lookups + 1);
