@@ -225,7 +225,7 @@ lint: $(VENV_STAMP) ## Check format, style, types and sizes
 	@echo clang-format --dry-run -Werror
 	@clang-format --dry-run -Werror $(CXX_FILES)
 
-tidy: build ## Look for bugs in the C++ sources with clang-tidy (two minutes)
+tidy: build ## Look for bugs in the C++ sources with clang-tidy (ten minutes)
 	$(call say,clang-tidy on csrc and cuda)
 	run-clang-tidy.py -quiet -p $(BUILD) -extra-arg=-fno-openmp -extra-arg=-Wno-ignored-gch \
 	  '/(csrc|cuda)/.*\.cpp$$'

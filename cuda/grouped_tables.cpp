@@ -196,6 +196,7 @@ void GroupedTables::mark_maxima(const std::vector<GroupedFeature>& features) {
   for (const Group& group : groups) {
     if (group.table->mode != BagMode::Max) continue;
     std::vector<GroupedFeature> of_group;
+    of_group.reserve(group.features.size());
     for (const int64_t f : group.features) of_group.push_back(features[f]);
     call_.check(launch_feature_bag_maxima({.lookups = bags_.lookups,
                                            .features = of_group,

@@ -17,6 +17,7 @@ void tables_update_cuda(const TablesUpdate& update) {
   const std::vector<ContiguousUpdate> tables(updates.begin(), updates.end());
   for (GroupedTables::Group& group : grouped.groups) {
     std::vector<TableState> states;
+    states.reserve(group.places.size());
     for (const size_t place : group.places) {
       states.push_back(table_state(tables[place], update.options));
     }

@@ -144,8 +144,9 @@ std::vector<GroupedTables::Task> GroupedTables::tasks(TableGrads& grads, at::Int
   };
   for (size_t i = 0; i < grouped.size(); ++i) add(grouped[i], &tables_[i]);
   for (const int64_t table : filled) add(table, nullptr);
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [](const Task& a, const Task& b) { return a.lookups > b.lookups; });
+  std::sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
+    return std::pair(b.lookups, a.table) < std::pair(a.lookups, b.table);
+  });
   return tasks;
 }
 

@@ -176,6 +176,7 @@ class TablesGradient final : public JointGradient {
   // Tables whose steps have the same numbers are updated together.
   void update(const std::vector<Member>& members) const override {
     std::vector<UpdateStep> steps;
+    steps.reserve(members.size());
     for (const Member& member : members) steps.push_back(member.fused->next_step(/*sparse=*/true));
     std::vector<bool> is_done(members.size());
     for (size_t i = 0; i < members.size(); ++i) {

@@ -102,7 +102,8 @@ at::OptionalIntArrayRef view_of(const OptionalNumbers& numbers) {
 
 at::OptionalSymIntArrayRef symbolic(const OptionalNumbers& numbers) {
   if (!numbers) return std::nullopt;
-  return c10::fromIntArrayRefSlow(*numbers);
+  const at::IntArrayRef view(*numbers);
+  return c10::fromIntArrayRefSlow(view);
 }
 
 at::Tensor embedding_bag_tables(const Tensors& weights, const at::Tensor& indices,
