@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch._inductor import config
-from torch._inductor.ir import Pointwise
+from torch._inductor.ir import ComputedBuffer, Pointwise, TensorBox
 from torch._inductor.lowering import (
     fallback_handler,
     lowerings,
@@ -70,10 +70,12 @@ def _lower_embedding(weight: Any, indices: Any, *options: Any, **named_options: 
 def _rows(weight: Any, indices: Any) -> Any:
     """The rows, or an error for a bad index: before any loop that threads share."""
     (rows, width), size, shared = weight.get_size(), indices.get_size(), _has_threads()
-    load_index, load = indices.make_loader(), weight.make_loader()
+    load = weight.make_loader()
     if shared:
+        indices.realize()  # What is checked is what is used.
         flat = lowerings[_aten.reshape.default](indices, [_product(size)])
         load_zero = check(flat, rows).make_loader()
+    load_index = indices.make_loader()
 
     def element(index: Sequence[Any]) -> Any:
         row = load_index(index[: len(size)])
@@ -108,11 +110,26 @@ def _lower_embedding_dense_backward(
     many = _hint(lookups) > _FEW and _hint(lookups * width) > _FEW_ELEMENTS
     if _hint(table) >= _LARGE or (many and _has_threads()):
         return None
+    if not _has_threads():
+        grad_output = _unmade(grad_output)
     reshape = lowerings[_aten.reshape.default]
     rows, indices = reshape(grad_output, [lookups, width]), reshape(indices, [lookups])
     if _has_threads():
         return to_dtype(add_in_order(rows, indices, num_weights, int(padding_idx)), dtype)
     return to_dtype(add_as_made(rows, indices, num_weights, int(padding_idx)), dtype)
+
+
+def _unmade(grad_output: Any) -> Any:
+    """A gradient that nothing else reads as what makes it, instead of its buffer.
+
+    Inductor gives operators buffers, and does not fuse loops over (A, B, D) and over (A * B, D).
+    """
+    node: Any = V.graph.current_node
+    source = node.args[0] if node.args else node.kwargs["grad_output"]
+    buffer = getattr(grad_output.data, "data", None)
+    if not isinstance(buffer, ComputedBuffer) or not isinstance(buffer.data, Pointwise):
+        return grad_output
+    return TensorBox.create(buffer.data) if len(source.users) == 1 else grad_output
 
 
 def _lower_embedding_renorm_(weight: Any, *arguments: Any, **options: Any) -> Any:

@@ -50,21 +50,21 @@ extern "C"
 # The first chunk of a row (docs/numbers.md) is added up where the row is, later ones in rows behind
 # the table, and gradients of padding behind these. `places` has the place of each lookup, and then
 # the row that each later chunk belongs to: there may be fewer than places for them, and zeros may
-# be added to any row. Most batches have no row with two chunks, which a few counts, of several rows
-# each, show sooner than one of each row.
+# be added to any row. Most batches have no row with two chunks, which a few counts, of groups of
+# rows, show sooner than one of each row.
 _FIND_PLACES = """
-    constexpr int64_t chunk = {chunk}, few = 4096;
+    constexpr int64_t chunk = {chunk}, groups = 4096;
     const int64_t lookups = {lookups}, rows = {rows}, later = lookups / chunk;
     {places}
     std::fill_n(places + lookups, later, 0);
-    uint16_t counts_of_several[few] = {{}};
+    uint16_t counts_of_groups[groups] = {{}};
     uint16_t most = 0;
     for (int64_t lookup = 0; lookup < lookups; ++lookup) {{
         const int64_t row = {index};
         {check}(0 <= row && row < rows, "index out of bounds: 0 <= index < {bound}");
         const bool is_padding = row == {padding_idx};
         places[lookup] = is_padding ? rows + later : row;
-        most = std::max(most, counts_of_several[row % few] += !is_padding);
+        most = std::max(most, counts_of_groups[row % groups] += !is_padding);
     }}
     if (most > chunk) {{
         std::vector<uint16_t> counts(rows);  // of lookups in the last chunk
@@ -155,9 +155,9 @@ extern "C"
             }}
         }}
     }}
-    for (int64_t chunk = 0; chunk < later; ++chunk) {{
-        Sum* const sums = result + places[lookups + chunk] * columns;
-        add(sums, result + (rows + chunk) * columns, columns);
+    for (int64_t each = 0; each < later; ++each) {{
+        Sum* const sums = result + places[lookups + each] * columns;
+        add(sums, result + (rows + each) * columns, columns);
     }}
 }}
 """
@@ -267,9 +267,9 @@ def add_as_made(gradient: Any, indices: Any, num_weights: Any, padding_idx: int)
     full, part = lowerings[_aten.full.default], lowerings[_aten.slice.Tensor]
     layout = _sums_layout(gradient, num_weights, padding_idx)
     gradient = to_dtype(gradient, layout.dtype)
-    lookups = gradient.get_size()[0]
+    lookups, width = gradient.get_size()
     later = _later(lookups)
-    check = padding_idx < 0 and later == 0
+    check = padding_idx < 0 and later == 0 and width != 0
     if check:
         places = indices
     else:
@@ -300,7 +300,10 @@ def _later(lookups: Any) -> Any:
 
 
 def _add_rows(rows: Any, places: Any, sums: Any, check: bool = False) -> None:
-    """Adds each row to the one of the sums at its place, one after the other."""
+    """Adds each row to the one of the sums at its place, one after the other.
+
+    Whichever of its two loops Inductor makes the outer one.
+    """
     sums.realize()
     load_place, bound = places.make_loader(), sums.get_size()[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +79,29 @@ def test_one_thread_adds_any_number_of_gradients_as_they_are_made(device: str) -
     table, rows = myemb.nn.Embedding(ROWS, 24), torch.randint(ROWS, (40, 500)).square() % ROWS
     found, expected, codes = gradients(model, table, rows, torch.randn(24, 500, 40))
     assert torch.equal(found, expected)
+    assert not calls(codes)
+
+
+@pytest.mark.parametrize("shape", [(1000,), (20, 50), (4, 5, 50)])
+def test_one_thread_stores_no_gradient(shape: tuple[int, ...], device: str) -> None:
+    """Nor would PyTorch, whatever the shape of the indices."""
+    torch.set_num_threads(1)
+    table = myemb.nn.Embedding(ROWS, 24)
+    found, expected, codes = gradients(
+        lambda table, rows: (table(rows) * 2).relu(), table, torch.randint(ROWS, shape)
+    )
+    assert torch.equal(found, expected)
+    stored = f"empty_strided_cpu(({', '.join(map(str, (*shape, 24)))})"
+    assert [stored in code for code in codes] == [True, False]  # The output is.
+
+
+def test_a_gradient_that_two_tables_read(device: str) -> None:
+    torch.set_num_threads(1)
+    table, other = myemb.nn.Embedding(ROWS, 24), myemb.nn.Embedding(ROWS, 24)
+    found, expected, codes = gradients(
+        lambda table, rows: (table(rows) + other(rows)).tanh(), table, torch.randint(ROWS, (20, 50))
+    )
+    torch.testing.assert_close(found, expected)
     assert not calls(codes)
 
 
@@ -159,6 +183,6 @@ def test_a_bad_index_is_refused(threads: int, device: str) -> None:
     myemb._inductor.register()
     backward = torch.ops.myemb.embedding_dense_backward
     compiled = torch.compile(lambda rows, grad: backward(grad.relu(), rows, ROWS), fullgraph=True)
-    for bad in (ROWS, -1):
+    for bad, width in itertools.product((ROWS, -1), (64, 0)):
         with pytest.raises(RuntimeError, match="index out of bounds"):
-            compiled(torch.full((40,), bad), torch.randn(40, 64))
+            compiled(torch.full((40,), bad), torch.randn(40, width))
