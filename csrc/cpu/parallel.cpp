@@ -23,10 +23,11 @@ bool has_other_threads() {
 
 std::atomic<bool> forks_with_threads{false};
 
-[[maybe_unused]] const int watches_forks = []() noexcept {
+int watch_forks() noexcept {
   return pthread_atfork([] { forks_with_threads = has_other_threads(); }, nullptr,
                         [] { lost_threads = lost_threads || forks_with_threads; });
-}();
+}
+[[maybe_unused]] const int watches_forks = watch_forks();
 
 // What the segments before s cost: a unit for each lookup read and one for each row written.
 int64_t cost_before(const Segments& segments, int64_t s) {

@@ -102,8 +102,8 @@ at::OptionalIntArrayRef view_of(const OptionalNumbers& numbers) {
 
 at::OptionalSymIntArrayRef symbolic(const OptionalNumbers& numbers) {
   if (!numbers) return std::nullopt;
-  const at::IntArrayRef view(*numbers);
-  return c10::fromIntArrayRefSlow(view);
+  const std::optional view = c10::fromIntArrayRefSlow(*numbers);  // into them
+  return view;
 }
 
 at::Tensor embedding_bag_tables(const Tensors& weights, const at::Tensor& indices,
