@@ -108,15 +108,15 @@ def _lower_embedding_dense_backward(
     width, lookups = grad_output.get_size()[-1], _product(size)
     table = num_weights * width * dtype.itemsize
     many = _hint(lookups) > _FEW and _hint(lookups * width) > _FEW_ELEMENTS
-    if _hint(table) >= _LARGE or (many and _has_threads()):
+    shared = _has_threads()
+    if _hint(table) >= _LARGE or (many and shared):
         return None
-    if not _has_threads():
+    if not shared:
         grad_output = _unmade(grad_output)
     reshape = lowerings[_aten.reshape.default]
     rows, indices = reshape(grad_output, [lookups, width]), reshape(indices, [lookups])
-    if _has_threads():
-        return to_dtype(add_in_order(rows, indices, num_weights, int(padding_idx)), dtype)
-    return to_dtype(add_as_made(rows, indices, num_weights, int(padding_idx)), dtype)
+    add = add_in_order if shared else add_as_made
+    return to_dtype(add(rows, indices, num_weights, int(padding_idx)), dtype)
 
 
 def _unmade(grad_output: Any) -> Any:

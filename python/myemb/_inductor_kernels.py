@@ -22,10 +22,7 @@ _FEW = 16 * 1024  # elements: one thread is done with them before another one ha
 
 # Nothing may be thrown where threads share a loop: the process would end. A negative index is the
 # largest of unsigned numbers.
-_CHECK = """{header}
-extern "C"
-{signature}
-{{
+_CHECK = """
     using Index = {dtype};
     using Number = std::make_unsigned_t<Index>;
     typedef Number Line __attribute__((vector_size(64), aligned(sizeof(Number)), may_alias));
@@ -44,7 +41,6 @@ extern "C"
     const bool good = lookups == 0 || (0 <= row && row < {rows});
     {check}(good, "index out of bounds: 0 <= index < {bound}");
     result[0] = 0;
-}}
 """
 
 # The first chunk of a row (docs/numbers.md) is added up where the row is, later ones in rows behind
@@ -83,23 +79,9 @@ _FIND_PLACES = """
         }}
     }}
 """
-_PLACES = (
-    """{header}
-extern "C"
-{signature}
-{{"""
-    + _FIND_PLACES
-    + """}}
-"""
-)
-
 # Threads share the columns, or where these are few the places.
 _ADD_IN_ORDER = (
-    """{header}
-extern "C"
-{signature}
-{{"""
-    + _FIND_PLACES
+    _FIND_PLACES
     + """
     using Sum = {dtype};
     // Inductor's compiler makes no vectors of loops.
@@ -159,7 +141,6 @@ extern "C"
         Sum* const sums = result + places[lookups + each] * columns;
         add(sums, result + (rows + each) * columns, columns);
     }}
-}}
 """
 )
 
@@ -181,15 +162,14 @@ class _Kernel(CppTemplate):
         )
         rows = kernel.rename_indexing(self.rows)
         fields = {
-            "header": self.header().getvalue(),
-            "signature": signature,
             "check": kernel.assert_function,
             "lookups": kernel.size(inputs["indices"], 0),
             "rows": cexpr_index(rows),  # type: ignore[no-untyped-call]
             "bound": str(self.rows),
             "index": kernel.index(inputs["indices"], ["lookup"]),
         }
-        return self.text.format(**fields, **self.more_fields(kernel, inputs, result))
+        body = self.text.format(**fields, **self.more_fields(kernel, inputs, result))
+        return f'{self.header().getvalue()}\nextern "C"\n{signature}\n{{{body}}}\n'
 
     def more_fields(self, kernel: Any, inputs: dict[str, Any], result: Any) -> dict[str, str]:
         """What a text has besides."""
@@ -269,15 +249,13 @@ def add_as_made(gradient: Any, indices: Any, num_weights: Any, padding_idx: int)
     gradient = to_dtype(gradient, layout.dtype)
     lookups, width = gradient.get_size()
     later = _later(lookups)
-    check = padding_idx < 0 and later == 0 and width != 0
-    if check:
-        places = indices
-    else:
-        places = ir.FixedLayout(layout.device, torch.int64, [lookups + later])
+    places, are_rows = indices, padding_idx < 0 and later == 0 and width != 0
+    if not are_rows:
+        found = ir.FixedLayout(layout.device, torch.int64, [lookups + later])
         inputs = {"indices": indices}
-        places = _Places(padding_idx, _PLACES, inputs, num_weights, places).output()
+        places = _Places(padding_idx, _FIND_PLACES, inputs, num_weights, found).output()
     sums = full(layout.size, 0, dtype=layout.dtype, device=layout.device)
-    _add_rows(gradient, part(places, 0, 0, lookups), sums, check)
+    _add_rows(gradient, part(places, 0, 0, lookups), sums, check=are_rows)
     if later != 0:
         chunks = part(sums, 0, num_weights, num_weights + later)
         _add_rows(chunks, part(places, 0, lookups, lookups + later), sums)
